@@ -13,6 +13,7 @@ mod limits;
 mod link;
 pub mod memory;
 pub mod mux;
+pub mod parts;
 pub mod ssh;
 pub mod tasks;
 
