@@ -1,0 +1,194 @@
+//! A technician's connection: each stream is one ask, answered in this folder, one file an ask.
+
+mod reads;
+mod resolve;
+mod run;
+mod session;
+mod submit;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use reeve_audit::record::{Order, Party};
+use reeve_link::parts::{self, Inbound, PartsError};
+use reeve_link::{Content, Link, Sender, Stream};
+use reeve_wire::certificate::Technician;
+use reeve_wire::code::{Code, Refusal};
+use reeve_wire::id::OperationId;
+use reeve_wire::level::Level;
+use reeve_wire::message::{Answer, Ask, Part, PartKind};
+use reeve_wire::time::Millis;
+
+use self::submit::Submitted;
+use crate::master::Master;
+use crate::sessions::Session;
+use crate::ssh::Who;
+
+/// How long a technician's console may take to say all of an ask.
+const ASK_WITHIN: Duration = Duration::from_secs(30);
+
+/// Requests that one connection may have handed in at once.
+const MOST_REQUESTS: usize = 64;
+
+/// A technician's connection.
+#[derive(Debug)]
+pub struct Visit {
+    master: Arc<Master>,
+    technician: Technician,
+    certificate: Vec<u8>,
+    session: Option<Arc<Session>>,
+    address: String,
+    requests: Mutex<HashMap<OperationId, Arc<Submitted>>>,
+}
+
+/// Serves a technician's connection until it ends.
+pub async fn serve(master: &Arc<Master>, who: Who, address: String, link: &Link) {
+    let (technician, certificate, session) = match who {
+        Who::Technician { technician, certificate } => (technician, certificate, None),
+        Who::Session(session) => (session.technician.clone(), session.certificate.clone(), Some(session)),
+        Who::TurnedAway { refusal, record } => return turn_away(master, refusal, record, link).await,
+        Who::Anyone | Who::Agent(_) => return,
+    };
+    let visit = Arc::new(Visit {
+        master: Arc::clone(master),
+        technician,
+        certificate,
+        session,
+        address,
+        requests: Mutex::default(),
+    });
+    while let Some(stream) = link.accept().await {
+        let visit = Arc::clone(&visit);
+        master.tasks.spawn("ask", async move { visit.answer(stream).await });
+    }
+}
+
+/// Gives the same answer to every ask.
+async fn turn_away(master: &Arc<Master>, refusal: Refusal, record: Option<u64>, link: &Link) {
+    while let Some(stream) = link.accept().await {
+        let answer = Answer::Refused { refusal: refusal.clone(), record };
+        master.tasks.spawn("ask", async move {
+            let (sender, _receiver) = stream.split();
+            finish(sender, &answer).await;
+        });
+    }
+}
+
+impl Visit {
+    async fn answer(self: Arc<Self>, stream: Stream) {
+        let (sender, receiver) = stream.split();
+        let mut inbound = Inbound::new(receiver);
+        let ask = match within(inbound.part()).await.and_then(|part| Ok(part.read::<Ask>(PartKind::Ask)?)) {
+            Ok(ask) => ask,
+            Err(refusal) => return finish(sender, &refused(refusal)).await,
+        };
+        if let Err(refusal) = self.still_welcome(&ask) {
+            return finish(sender, &refused(refusal)).await;
+        }
+        match ask {
+            Ask::Whoami {} => finish(sender, &self.whoami()).await,
+            Ask::Hosts { selector } => finish(sender, &self.hosts(selector.as_deref()).await).await,
+            Ask::Why { host, item } => finish(sender, &self.why(host, item).await).await,
+            Ask::Register {} => finish(sender, &self.register(&mut inbound).await).await,
+            Ask::Logout {} => finish(sender, &self.logout().await).await,
+            Ask::Resolve { operation, selector, item } => self.resolve(sender, operation, &selector, item).await,
+            Ask::Submit { operation } => self.submit(sender, inbound, operation).await,
+            Ask::Run { operation, host } => self.run(sender, inbound, operation, &host).await,
+        }
+    }
+
+    /// Certificate and session are looked at again for each ask, not only at the door.
+    fn still_welcome(&self, ask: &Ask) -> Result<(), Refusal> {
+        let now = self.now();
+        if now > self.technician.not_after {
+            return Err(Code::CertificateExpired.into());
+        }
+        if let Some(session) = &self.session {
+            self.master.sessions.find(&self.technician.name, session.delegation.session_key.key(), now)?;
+            if matches!(ask, Ask::Register {}) {
+                return Err(Refusal::because(Code::DelegationInvalid, "a session key registers no other"));
+            }
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Millis {
+        self.master.clock.now()
+    }
+
+    fn session_level(&self) -> Option<Level> {
+        self.session.as_ref().map(|session| session.delegation.max_level)
+    }
+
+    fn key(&self) -> String {
+        self.session.as_ref().map_or_else(|| self.technician.fingerprint(), |session| session.fingerprint())
+    }
+
+    fn party(&self) -> Party {
+        Party::technician(
+            &self.technician.name,
+            Some(&self.technician.directory_id),
+            Some(&self.key()),
+            Some(&self.address),
+        )
+    }
+
+    /// What a record says of an operation of this technician before its request is known.
+    fn order(&self, operation: OperationId) -> Order {
+        Order {
+            user_id: Some(self.technician.directory_id.clone()),
+            key: Some(self.key()),
+            address: Some(self.address.clone()),
+            ..Order::new(operation, self.technician.name.clone())
+        }
+    }
+
+    /// Records a refusal and makes its answer. What cannot be recorded is refused all the same.
+    async fn refuse(&self, order: Order, refusal: Refusal) -> Answer {
+        match self.master.ledger.refuse_order(order, &refusal).await {
+            Ok(record) => Answer::Refused { refusal, record: Some(record) },
+            Err(unrecorded) => refused(unrecorded),
+        }
+    }
+
+    fn requests(&self) -> MutexGuard<'_, HashMap<OperationId, Arc<Submitted>>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Both clocks at once: the wall's for documents, the monotonic one for ages.
+fn both_clocks(master: &Master) -> (Millis, Instant) {
+    (master.clock.now(), Instant::now())
+}
+
+const fn refused(refusal: Refusal) -> Answer {
+    Answer::Refused { refusal, record: None }
+}
+
+/// Waits for the console, but not for ever.
+async fn within<T>(said: impl Future<Output = Result<T, PartsError>>) -> Result<T, Refusal> {
+    match tokio::time::timeout(ASK_WITHIN, said).await {
+        Ok(said) => said.map_err(protocol),
+        Err(_) => Err(Refusal::because(Code::Protocol, "the console did not say all of it in time")),
+    }
+}
+
+fn protocol(error: PartsError) -> Refusal {
+    Refusal::because(Code::Protocol, error)
+}
+
+/// Answers and ends the stream. The console may be gone; then nobody is told.
+async fn finish(sender: Sender, answer: &Answer) {
+    if let Ok(part) = Part::json(PartKind::Answer, answer) {
+        finish_with(sender, &[part]).await;
+    }
+}
+
+async fn finish_with(mut sender: Sender, last: &[Part]) {
+    if sender.send_all(Content::Message, parts::pack(last)).await.is_ok()
+        && let Err(gone) = sender.finish()
+    {
+        tracing::debug!(%gone, "an answer found nobody");
+    }
+}
