@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use self::handler::{Dialler, HandlerError, Shown};
+use self::handler::{Dialler, HandlerError, Seen};
 pub use self::identity::{Identity, SigningKey};
 use crate::ended::Why;
 use crate::limits::Limits;
@@ -30,6 +30,8 @@ use crate::tasks::Tasks;
 /// Decides whether a host certificate is the master's. russh has checked that its key signed the key exchange, and
 /// nothing else: authority, kind, name, validity and revocation are decided here.
 pub trait HostTrust: Send + Sync + 'static {
+    /// Judges the certificate that the master shows.
+    ///
     /// # Errors
     ///
     /// Why the certificate is not trusted, for the person who reads it.
@@ -189,17 +191,17 @@ where
     let kill = CancellationToken::new();
     // Dropped on any way out but the last, the link cuts the socket.
     let (link, inlet) = Link::new(Side::Dialler, options.limits, tasks, kill.clone());
-    let shown = Shown::default();
+    let seen = Seen::default();
     let socket = Killable::new(socket, &kill, options.limits.ssh_window);
     let connecting = client::connect_stream(
         Arc::new(client_config(&options.limits)),
         socket,
-        Dialler::new(trust, shown.clone(), inlet),
+        Dialler::new(trust, seen.clone(), inlet),
     );
     let mut session = within("handshake", options.handshake, connecting).await??;
-    let host = shown.take().ok_or(DialError::NoHostCertificate)?;
+    let host = seen.take_certificate().ok_or(DialError::NoHostCertificate)?;
     within("login", options.login, async {
-        identity.prove(&mut session).await?;
+        identity.prove(&mut session, &seen).await?;
         open_channel(session, &link, options.limits.subsystem()).await
     })
     .await??;

@@ -1,7 +1,7 @@
 //! What a dialler answers to the master's SSH: the host's certificate is judged, frames are taken, and all else that
 //! SSH would let a server ask of its client is refused.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::{Certificate, PublicKeyOrCertificate};
@@ -12,17 +12,30 @@ use crate::ended::Why;
 use crate::link::Inlet;
 use crate::ssh::is_host_algorithm;
 
-/// The certificate that the master showed, once it is trusted.
+/// What the dialling task has to know of the session's: both run apart.
 #[derive(Clone, Default)]
-pub(super) struct Shown(Arc<Mutex<Option<Certificate>>>);
+pub(super) struct Seen(Arc<Mutex<Notes>>);
 
-impl Shown {
-    pub(super) fn take(&self) -> Option<Certificate> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+#[derive(Default)]
+struct Notes {
+    certificate: Option<Certificate>,
+    refused: bool,
+    lost: bool,
+}
+
+impl Seen {
+    /// The certificate that the master showed and that is trusted.
+    pub(super) fn take_certificate(&self) -> Option<Certificate> {
+        self.notes().certificate.take()
     }
 
-    fn put(&self, certificate: &Certificate) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(certificate.clone());
+    /// Whether the session ended otherwise than by the refusal of the last method that there was.
+    pub(super) fn is_lost(&self) -> bool {
+        self.notes().lost
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -42,13 +55,20 @@ pub(super) enum HandlerError {
 /// russh's handler on the dialling side.
 pub(super) struct Dialler {
     trust: Arc<dyn HostTrust>,
-    shown: Shown,
+    seen: Seen,
     inlet: Inlet,
 }
 
 impl Dialler {
-    pub(super) fn new(trust: Arc<dyn HostTrust>, shown: Shown, inlet: Inlet) -> Self {
-        Self { trust, shown, inlet }
+    pub(super) fn new(trust: Arc<dyn HostTrust>, seen: Seen, inlet: Inlet) -> Self {
+        Self { trust, seen, inlet }
+    }
+}
+
+impl Drop for Dialler {
+    fn drop(&mut self) {
+        let mut notes = self.seen.notes();
+        notes.lost = !notes.refused;
     }
 }
 
@@ -61,7 +81,7 @@ impl Handler for Dialler {
             return Err(HandlerError::Untrusted(format!("its key is of kind {}", certificate.algorithm())));
         }
         self.trust.check(certificate).map_err(HandlerError::Untrusted)?;
-        self.shown.put(certificate);
+        self.seen.notes().certificate = Some(certificate.clone());
 
         Ok(true)
     }
@@ -89,6 +109,7 @@ impl Handler for Dialler {
                 if matches!(error, HandlerError::Ssh(russh::Error::KeepaliveTimeout)) {
                     self.inlet.close(Why::Silent);
                 }
+                self.seen.notes().refused = matches!(error, HandlerError::Ssh(russh::Error::NoAuthMethod));
                 Err(error)
             }
         }

@@ -11,7 +11,7 @@ use russh::keys::{Certificate, HashAlg, PrivateKey, PrivateKeyWithHashAlg, Publi
 use zeroize::Zeroizing;
 
 use super::DialError;
-use super::handler::Dialler;
+use super::handler::{Dialler, Seen};
 
 /// A private key, or who keeps it.
 #[derive(Clone)]
@@ -114,7 +114,7 @@ impl Identity {
         }
     }
 
-    pub(super) async fn prove(&self, session: &mut Handle<Dialler>) -> Result<(), DialError> {
+    pub(super) async fn prove(&self, session: &mut Handle<Dialler>, seen: &Seen) -> Result<(), DialError> {
         let answer = match self {
             Self::Certificate { user, key, certificate }
             | Self::CertificateThenPassword { user, key, certificate, .. } => {
@@ -123,7 +123,7 @@ impl Identity {
             Self::SessionKey { user, key } => show_key(session, user, key).await?,
             Self::None { user } => session.authenticate_none(user).await.map_err(DialError::Ssh)?,
         };
-        let first = Answer::of(&answer, session)?;
+        let first = Answer::of(&answer, seen)?;
         let Self::CertificateThenPassword { user, password, .. } = self else {
             return if first == Answer::In { Ok(()) } else { Err(self.key_refused()) };
         };
@@ -133,7 +133,7 @@ impl Identity {
             Answer::More => {}
         }
         let answer = session.authenticate_password(user, password.as_str()).await.map_err(DialError::Ssh)?;
-        match Answer::of(&answer, session)? {
+        match Answer::of(&answer, seen)? {
             Answer::In => Ok(()),
             Answer::More | Answer::Refused => Err(DialError::PasswordRefused { user: user.clone() }),
         }
@@ -159,12 +159,12 @@ enum Answer {
 }
 
 impl Answer {
-    fn of(result: &AuthResult, session: &Handle<Dialler>) -> Result<Self, DialError> {
+    fn of(result: &AuthResult, seen: &Seen) -> Result<Self, DialError> {
         match result {
             AuthResult::Success => Ok(Self::In),
             AuthResult::Failure { partial_success: true, .. } => Ok(Self::More),
             // This is also what russh answers for a session that is gone.
-            AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() && session.is_closed() => {
+            AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() && seen.is_lost() => {
                 Err(DialError::HungUp)
             }
             AuthResult::Failure { .. } => Ok(Self::Refused),

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use russh::server::ChannelOpenHandle;
 use russh::{Channel, ChannelId, ChannelMsg, ChannelWriteHalf, server};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::Killable;
 use crate::ended::Why;
 use crate::limits::Limits;
 use crate::link::{Carrier, Inlet, Link, Sending};
@@ -28,6 +30,30 @@ pub struct ServerCarrier {
     tasks: Tasks,
     socket: CancellationToken,
     stage: Stage,
+}
+
+/// Runs one accepted connection until it ends or `kill` is cancelled. The handler's [`ServerCarrier`] is to have the
+/// same token. How long a login may take, and how many are under way, is for the caller to bound.
+///
+/// # Errors
+///
+/// What ended it, when that was not the other side's disconnect.
+pub async fn serve<H>(
+    config: Arc<server::Config>,
+    socket: TcpStream,
+    handler: H,
+    kill: &CancellationToken,
+) -> Result<(), H::Error>
+where
+    H: server::Handler + Send + 'static,
+{
+    if config.nodelay {
+        socket.set_nodelay(true).map_err(russh::Error::from)?;
+    }
+    // Until the subsystem is asked for, nobody knows which window it will be.
+    let socket = Killable::new(socket, kill, Limits::BULK.ssh_window);
+
+    server::run_stream(config, socket, handler).await?.await
 }
 
 enum Stage {
@@ -99,7 +125,9 @@ impl ServerCarrier {
     pub fn data(&mut self, channel: ChannelId, bytes: &[u8]) -> Result<(), Why> {
         match &self.stage {
             Stage::Attached { channel: ours, inlet, .. } if *ours == channel => inlet.feed(bytes),
-            _ => Err(Why::Protocol("data came before the subsystem was asked for")),
+            Stage::Unopened | Stage::Opened(_) | Stage::Attached { .. } | Stage::Over => {
+                Err(Why::Protocol("data came before the subsystem was asked for"))
+            }
         }
     }
 
@@ -119,7 +147,7 @@ impl ServerCarrier {
         }
     }
 
-    /// Tells the link why the session ends, where more is known than that it does: a keepalive that was not answered.
+    /// Ends the link with a reason, where the handler knows one; otherwise its end is told by the drop.
     pub fn close(&mut self, why: Why) {
         if let Stage::Attached { inlet, .. } = std::mem::replace(&mut self.stage, Stage::Over) {
             inlet.close(why);

@@ -59,6 +59,9 @@ pub fn client_config(limits: &Limits) -> client::Config {
 
 /// How a server speaks. A connection begins with the control connection's window; its
 /// [carrier](super::ServerCarrier::adjust_window) widens it for bulk.
+///
+/// The methods here are only what is offered at first: russh asks the handler about any method that a client tries, so
+/// the handler refuses a password whose user has not shown a key on this connection.
 #[must_use]
 pub fn server_config(identity: HostIdentity) -> server::Config {
     server::Config {
