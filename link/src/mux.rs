@@ -1,7 +1,7 @@
 //! Many streams over one run of bytes, without I/O: bytes in, events and bytes out.
 //!
 //! Each direction of a stream ends on its own, or a reset ends both; a stream whose both directions ended leaves the
-//! table. Credit counts what is held: a body and [`FRAME_COST`] a frame. A peer that sends past its credit, gives
+//! table. Credit counts what is held: a body and [`FRAME_COST`](crate::FRAME_COST) a frame. A peer that sends past its credit, gives
 //! credit past the window, sends after its end, opens with the wrong number or breaks a frame loses its connection;
 //! one that opens too many streams loses that stream; a frame for an unknown stream is a late one and is ignored.
 
