@@ -138,7 +138,8 @@ impl Body {
         };
         let streams = match self {
             Self::Result(verdict) | Self::Late(verdict) => [verdict.stdout.as_ref(), verdict.stderr.as_ref()],
-            Self::Header(_) | Self::Intent(_) | Self::Refused(_) | Self::Receipts(_) | Self::Event(..) => [None, None],
+            Self::Header(header) => [header.stdin.as_ref(), None],
+            Self::Intent(_) | Self::Refused(_) | Self::Receipts(_) | Self::Event(..) => [None, None],
         };
         evidence.into_iter().filter_map(Evidence::pointer).chain(streams.into_iter().flatten()).collect()
     }
@@ -194,7 +195,8 @@ impl Draft {
 
     /// The signed request of an operation, its delegation and the technician's certificate: once an operation.
     ///
-    /// `request` and `delegation` are the two SSH strings as they travelled, `certificate` the wire blob.
+    /// `delegation` is the two SSH strings as they travelled, `certificate` the wire blob, `stdin` what came with the
+    /// request.
     ///
     /// # Errors
     ///
@@ -205,6 +207,7 @@ impl Draft {
         request: &reeve_wire::signed::Signed,
         delegation: Option<&[u8]>,
         certificate: &[u8],
+        stdin: Option<&[u8]>,
     ) -> Result<Self, ContentError> {
         let digest = request.digest();
         let parts = [Some(request.to_wire()), delegation.map(<[u8]>::to_vec), Some(certificate.to_vec())];
@@ -216,6 +219,7 @@ impl Draft {
             request: shelf.put(&request.unwrap_or_default())?,
             delegation: delegation.map(|bytes| shelf.put(&bytes)).transpose()?,
             certificate: shelf.put(&certificate.unwrap_or_default())?,
+            stdin: stdin.map(|bytes| shelf.beside(bytes)).transpose()?,
         };
         Ok(Self::new(stamp, Body::Header(header), shelf.contents))
     }
@@ -396,9 +400,13 @@ impl Shelf {
         if !self.beside {
             return Ok(Evidence::inline(bytes));
         }
+        Ok(Evidence::Beside(self.beside(bytes)?))
+    }
+
+    fn beside(&mut self, bytes: &[u8]) -> Result<Pointer, ContentError> {
         let content = Content::new(Salt::random(), bytes)?;
         let pointer = *content.pointer();
         self.contents.push(content);
-        Ok(Evidence::Beside(pointer))
+        Ok(pointer)
     }
 }

@@ -85,15 +85,16 @@ impl Ledger {
         &self.inner
     }
 
-    /// The record of an operation's signed request, once for all its servers.
+    /// The record of an operation's signed request, once for all its servers, with the standard input it brings.
     ///
     /// # Errors
     /// [`Code::LedgerUnavailable`].
-    pub fn header(&self, authored: &Authored) -> Result<Draft, Refusal> {
+    pub fn header(&self, authored: &Authored, stdin: Option<&[u8]>) -> Result<Draft, Refusal> {
         let papers = authored.papers();
         let delegation = papers.delegation.as_ref().map(Signed::to_wire);
         let operation = authored.header().operation;
-        let draft = Draft::header(self.stamp(), operation, &papers.header, delegation.as_deref(), &papers.certificate);
+        let draft =
+            Draft::header(self.stamp(), operation, &papers.header, delegation.as_deref(), &papers.certificate, stdin);
         draft.map_err(|error| Refusal::because(Code::LedgerUnavailable, error))
     }
 

@@ -6,8 +6,6 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use ssh_key::SshSig;
-use ssh_key::encoding::Decode;
 
 use crate::id::Digest;
 use crate::keyfile::KeyLine;
@@ -136,11 +134,7 @@ impl Trust {
     /// # Errors
     /// When it is signed by another key, does not hold or cannot be read.
     pub fn open(signed: Signed, root: &str) -> Result<Self, TrustError> {
-        let mut blob = signed.signature();
-        let key = SshSig::decode(&mut blob)
-            .map_err(|_| SignedError::from(sshsig::BadSignature::Malformed))?
-            .public_key()
-            .clone();
+        let key = sshsig::claimed_signer(signed.signature()).map_err(SignedError::from)?;
         let found = sshsig::fingerprint(&key);
         if found != root {
             return Err(TrustError::OtherRoot { found, pinned: root.to_owned() });

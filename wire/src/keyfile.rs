@@ -36,10 +36,11 @@ impl KeyLine {
     /// # Errors
     /// When it is of another kind.
     pub fn new(key: KeyData) -> Result<Self, KeyError> {
-        match key.algorithm() {
-            Algorithm::Ed25519 | Algorithm::SkEd25519 => Ok(Self(key)),
-            other => Err(KeyError::Algorithm(other.to_string())),
+        let algorithm = key.algorithm();
+        if matches!(algorithm, Algorithm::Ed25519 | Algorithm::SkEd25519) {
+            return Ok(Self(key));
         }
+        Err(KeyError::Algorithm(algorithm.to_string()))
     }
 
     /// The key.

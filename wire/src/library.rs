@@ -16,7 +16,7 @@ use crate::level::Level;
 use crate::name::Name;
 use crate::request::{ItemRef, Text};
 use crate::signed::{Document, MAX_LARGE, Signed, SignedError, Verified};
-use crate::sshsig::Namespace;
+use crate::sshsig::{self, BadSignature, Namespace};
 use crate::strict::{self, V1, present};
 use crate::time::Millis;
 
@@ -165,15 +165,14 @@ impl SignedIndex {
     /// # Errors
     /// When none did, or it cannot be read.
     pub fn open(signed: Signed, trust: &Trust) -> Result<Self, SignedError> {
-        let mut last = SignedError::Signature(crate::sshsig::BadSignature::OtherKey);
-        for signer in &trust.library_signers {
-            match signed.clone().verify::<Index>(signer.key()) {
-                Ok(index) if index.site == trust.site => return Ok(Self(index)),
-                Ok(_) => {}
-                Err(error) => last = error,
-            }
+        let signer = sshsig::claimed_signer(signed.signature())?;
+        let trusted = trust.library_signers.iter().find(|trusted| *trusted.key() == signer);
+        let trusted = trusted.ok_or(SignedError::Signature(BadSignature::OtherKey))?;
+        let index = signed.verify::<Index>(trusted.key())?;
+        if index.site != trust.site {
+            return Err(SignedError::Signature(BadSignature::OtherKey));
         }
-        Err(last)
+        Ok(Self(index))
     }
 
     /// The item of that name.

@@ -94,6 +94,14 @@ pub fn verify(key: &KeyData, namespace: Namespace, message: &[u8], blob: &[u8]) 
     PublicKey::from(key.clone()).verify(namespace.as_str(), message, &signature).map_err(|_| BadSignature::Mismatch)
 }
 
+/// The key that a signature says it was made by: only to find out which of several keys to check it with.
+///
+/// # Errors
+/// When the blob is not one that [`verify`] could accept.
+pub fn claimed_signer(blob: &[u8]) -> Result<KeyData, BadSignature> {
+    Ok(parse(blob)?.public_key().clone())
+}
+
 fn parse(blob: &[u8]) -> Result<SshSig, BadSignature> {
     let mut rest = blob;
     let signature = SshSig::decode(&mut rest).map_err(|_| BadSignature::Malformed)?;

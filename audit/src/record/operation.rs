@@ -32,6 +32,9 @@ pub struct Header {
     pub delegation: Option<Evidence>,
     /// The technician's certificate, as its wire blob.
     pub certificate: Evidence,
+    /// The standard input that came with the request; null for none. For a script it is what was run.
+    #[serde(deserialize_with = "present")]
+    pub stdin: Option<Pointer>,
 }
 
 /// A library item.

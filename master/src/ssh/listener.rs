@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reeve_link::Limits;
-use reeve_link::ssh::{HostIdentity, Killable, server_config};
+use reeve_link::ssh::{HostIdentity, server_config};
 use ssh_key::{Certificate, PrivateKey};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
@@ -88,18 +87,11 @@ async fn serve(
     master: Arc<Master>,
     admitted: CancellationToken,
 ) {
-    if socket.set_nodelay(true).is_err() {
-        admitted.cancel();
-        return;
-    }
     let kill = master.tasks.stop().child_token();
-    let socket = Killable::new(socket, &kill, Limits::CONTROL.ssh_window);
     let visitor = Visitor::new(Arc::clone(&master), peer, &kill, admitted.clone());
     let gone = visitor.leaving();
     let session = async {
-        if let Ok(running) = russh::server::run_stream(config, socket, visitor).await
-            && let Err(error) = running.await
-        {
+        if let Err(error) = reeve_link::ssh::serve(config, socket, visitor, &kill).await {
             tracing::debug!(%peer, %error, "a connection ended");
         }
     };

@@ -37,10 +37,14 @@ impl Submitted {
     /// When the ledger does not take it.
     pub(super) async fn header(&self, ledger: &Ledger, servers: u64) -> Result<Option<Draft>, Refusal> {
         if servers == 1 {
-            return if self.header.set(()).is_ok() { Ok(Some(ledger.header(&self.authored)?)) } else { Ok(None) };
+            return if self.header.set(()).is_ok() { Ok(Some(self.draft(ledger)?)) } else { Ok(None) };
         }
-        let write = || async { ledger.write_header(ledger.header(&self.authored)?).await };
+        let write = || async { ledger.write_header(self.draft(ledger)?).await };
         self.header.get_or_try_init(write).await.map(|()| None)
+    }
+
+    fn draft(&self, ledger: &Ledger) -> Result<Draft, Refusal> {
+        ledger.header(&self.authored, self.stdin.as_deref())
     }
 }
 

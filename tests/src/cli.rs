@@ -1,0 +1,153 @@
+//! The command line of `reeve-lab`.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use reeve_wire::code::exit;
+
+use crate::failure::{During as _, Failure};
+use crate::site::Site;
+use crate::up::{DirectoryKind, Plan};
+
+/// Bring a whole site up on this machine, for tests, for the demo and for trying things out
+///
+/// Everything binds loopback and lives below one folder. Customers contoso (web01, db01) and fabrikam (mail01);
+/// technicians alice, bob, carol, dave, mallory, frank, oscar, sam and erin.
+#[derive(Debug, Parser)]
+#[command(
+    name = "reeve-lab",
+    version,
+    after_help = "Example:\n  reeve-lab up /tmp/site && eval \"$(reeve-lab env /tmp/site)\""
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Bring a site up in the background and return when it is ready
+    #[command(after_help = "Example:\n  reeve-lab up /tmp/site --directory openldap --agents 20")]
+    Up {
+        /// The folder; it is made, or must be empty
+        dir: PathBuf,
+        /// How many load agents, beside the three of the cast
+        #[arg(long, default_value_t = 0)]
+        agents: u32,
+        /// The directory
+        #[arg(long, value_enum, default_value_t = DirectoryKind::File)]
+        directory: DirectoryKind,
+    },
+    /// End exactly what `up` started
+    #[command(after_help = "Example:\n  reeve-lab down /tmp/site")]
+    Down {
+        /// The site's folder
+        dir: PathBuf,
+    },
+    /// Say which parts are up
+    #[command(after_help = "Example:\n  reeve-lab status /tmp/site")]
+    Status {
+        /// The site's folder
+        dir: PathBuf,
+    },
+    /// Print shell assignments: paths, programs and each technician's configuration
+    #[command(
+        after_help = "Example:\n  eval \"$(reeve-lab env /tmp/site)\" && REEVE_CONFIG=$REEVE_CONFIG_ALICE reeve hosts"
+    )]
+    Env {
+        /// The site's folder
+        dir: PathBuf,
+    },
+    /// Stop a part: SIGTERM, then SIGKILL
+    #[command(after_help = "Example:\n  reeve-lab stop /tmp/site agent:contoso/web01")]
+    Stop {
+        /// The site's folder
+        dir: PathBuf,
+        /// master, directory or agent:CUSTOMER/HOST
+        part: String,
+    },
+    /// Start a part again as it was, and return when it is ready
+    #[command(after_help = "Example:\n  reeve-lab start /tmp/site master")]
+    Start {
+        /// The site's folder
+        dir: PathBuf,
+        /// master, directory or agent:CUSTOMER/HOST
+        part: String,
+    },
+    /// End a part with SIGKILL
+    #[command(after_help = "Example:\n  reeve-lab kill /tmp/site master")]
+    Kill {
+        /// The site's folder
+        dir: PathBuf,
+        /// master, directory or agent:CUSTOMER/HOST
+        part: String,
+    },
+}
+
+/// Parses the command line and acts on it.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            drop(error.print());
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+        }
+    };
+    match act(&cli.verb) {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            drop(writeln!(std::io::stderr(), "reeve-lab: {failure}"));
+            ExitCode::from(failure.exit_status())
+        }
+    }
+}
+
+fn act(verb: &Verb) -> Result<u8, Failure> {
+    match verb {
+        Verb::Up { dir, agents, directory } => {
+            let site = Site::up(dir, Plan { agents: *agents, directory: *directory })?;
+            say(format_args!("{} is up: master at {}", dir.display(), site.lab().master.address))?;
+        }
+        Verb::Down { dir } => Site::open(dir)?.down()?,
+        Verb::Status { dir } => return status(&Site::open(dir)?),
+        Verb::Env { dir } => env(&Site::open(dir)?)?,
+        Verb::Stop { dir, part } => Site::open(dir)?.stop(part)?,
+        Verb::Start { dir, part } => Site::open(dir)?.start(part)?,
+        Verb::Kill { dir, part } => Site::open(dir)?.kill(part)?,
+    }
+    Ok(0)
+}
+
+fn say(line: impl std::fmt::Display) -> Result<(), Failure> {
+    writeln!(std::io::stdout(), "{line}").during("printing")
+}
+
+/// Exits 0 when everything is up.
+fn status(site: &Site) -> Result<u8, Failure> {
+    let mut all_up = true;
+    for part in site.parts() {
+        let up = site.is_up(&part);
+        all_up &= up;
+        let pid = site.pid(&part).map_or_else(String::new, |pid| format!("  pid {pid}"));
+        say(format_args!("{part:30} {}{pid}", if up { "up" } else { "down" }))?;
+    }
+    Ok(if all_up { 0 } else { exit::UNREACHABLE })
+}
+
+fn env(site: &Site) -> Result<(), Failure> {
+    let lab = site.lab();
+    let assign = |name: &str, value: &str| say(format_args!("export {name}='{}'", value.replace('\'', "'\\''")));
+    assign("REEVE_LAB_DIR", &site.dir().display().to_string())?;
+    assign("REEVE_AUDIT_DB", &lab.master.audit_db.display().to_string())?;
+    assign("REEVE_AUDIT_VKEY", &lab.master.vkey)?;
+    assign("REEVE_CA", &lab.ca.display().to_string())?;
+    for (name, technician) in &lab.technicians {
+        assign(&format!("REEVE_CONFIG_{}", name.to_uppercase()), &technician.config.display().to_string())?;
+    }
+    if let Some(folder) = lab.binaries.get("reeve").and_then(|path| path.parent()).and_then(Path::to_str) {
+        say(format_args!("export PATH='{}':\"$PATH\"", folder.replace('\'', "'\\''")))?;
+    }
+    Ok(())
+}
