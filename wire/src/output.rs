@@ -76,6 +76,6 @@ mod tests {
     fn a_host_cannot_write_escape_sequences_to_the_terminal() {
         let output = Output::new(b"ok\n\x1b]0;you are root\x07\x1b[2J\xff\xc2\x9b\xe2\x80\xae".to_vec());
         assert_eq!(output.for_terminal(), "ok\n\\u{1b}]0;you are root\\u{7}\\u{1b}[2J\\xff\\u{9b}\\u{202e}");
-        assert_eq!(format!("{output:?}"), "Output(24 bytes)");
+        assert_eq!(format!("{output:?}"), "Output(30 bytes)");
     }
 }

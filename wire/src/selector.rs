@@ -61,7 +61,7 @@ impl FromStr for Selector {
             return Err(SelectorError::TooLong);
         }
         let (mut include, mut exclude) = (Vec::new(), Vec::new());
-        for part in text.split(',').map(str::trim) {
+        for part in text.split(',').map(|part| part.trim_matches(' ')) {
             match part.strip_prefix('!') {
                 Some(excluded) => exclude.push(pattern(excluded)?),
                 None => include.push(pattern(part)?),

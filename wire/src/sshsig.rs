@@ -105,7 +105,8 @@ pub fn claimed_signer(blob: &[u8]) -> Result<KeyData, BadSignature> {
 fn parse(blob: &[u8]) -> Result<SshSig, BadSignature> {
     let mut rest = blob;
     let signature = SshSig::decode(&mut rest).map_err(|_| BadSignature::Malformed)?;
-    if !rest.is_empty() || !signature.reserved().is_empty() || signature.hash_alg() != HashAlg::Sha512 {
+    let plain = signature.version() == SshSig::VERSION && signature.reserved().is_empty();
+    if !rest.is_empty() || !plain || signature.hash_alg() != HashAlg::Sha512 {
         return Err(BadSignature::Malformed);
     }
     let accepted = |algorithm| matches!(algorithm, Algorithm::Ed25519 | Algorithm::SkEd25519);

@@ -179,7 +179,7 @@ fn a_checkpoint_of_another_log_is_refused_though_the_key_signed_it() {
 fn a_private_key_is_not_shown_by_debug_and_its_text_is_read_strictly() {
     let signer = LogSigner::generate("lab.reeve/master1").unwrap();
     let secret = signer.secret_text();
-    assert!(!format!("{signer:?}").contains(secret.rsplit('+').next().unwrap()));
+    assert!(!format!("{signer:?}").contains(secret.splitn(5, '+').last().unwrap()));
     assert_eq!(secret.parse::<LogSigner>().unwrap().vkey(), signer.vkey());
     for bad in [secret.replace("master1", "master2"), secret.replace("PRIVATE+", ""), format!("{}A", secret.as_str())] {
         assert!(bad.parse::<LogSigner>().is_err(), "{bad}");
