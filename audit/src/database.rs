@@ -81,6 +81,7 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY)?;
     harden(&connection)?;
+    let found = version(&connection, path)?;
     let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
         return Err(DatabaseError::Tail(format!("the file's journal mode is {mode} and cannot be set to WAL")));
@@ -88,7 +89,7 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "recursive_triggers", "ON")?;
-    match version(&connection, path)? {
+    match found {
         0 => create_schema(&connection)?,
         SCHEMA_VERSION => (),
         found => return Err(DatabaseError::Version { found }),
@@ -107,6 +108,9 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
                 return Err(DatabaseError::WriteAheadLog(path.to_owned()));
             }
             try_reader(path, "mode=ro&immutable=1")
+        }
+        Err(DatabaseError::Sqlite(error)) if is_no_database(&error) => {
+            return Err(DatabaseError::NotALedger(path.to_owned()));
         }
         other => other,
     }?;
@@ -140,6 +144,10 @@ fn needs_writing(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code().is_some_and(|code| matches!(code, CannotOpen | ReadOnly))
 }
 
+fn is_no_database(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase)
+}
+
 fn has_write_ahead_log(path: &Path) -> bool {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
@@ -169,9 +177,7 @@ fn version(connection: &Connection, path: &Path) -> Result<i64, DatabaseError> {
         Ok((0, 0)) => Ok(0),
         Ok((version, APPLICATION_ID)) => Ok(version),
         Ok(_) => Err(DatabaseError::NotALedger(path.to_owned())),
-        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
-            Err(DatabaseError::NotALedger(path.to_owned()))
-        }
+        Err(error) if is_no_database(&error) => Err(DatabaseError::NotALedger(path.to_owned())),
         Err(error) => Err(error.into()),
     }
 }

@@ -14,7 +14,10 @@ mod nodes;
 pub mod reader;
 pub mod record;
 mod reserve;
+#[cfg(test)]
+mod testing;
 pub mod text;
+pub mod verify;
 
 mod writer;
 

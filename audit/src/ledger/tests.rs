@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use reeve_wire::id::OperationId;
 use reeve_wire::merkle::{leaf_hash, verify_consistency};
 use reeve_wire::note::Checkpoint;
@@ -8,18 +6,10 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::record::{Body, Command, Ended, Happened, Order};
-use crate::{Content, Reader, Stamp};
+use crate::testing::{close, settings, stamp};
+use crate::{Content, Reader};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn settings(directory: &Path) -> Settings {
-    let log_key = LogSigner::from_seed("lab.reeve/master1", &[7; 32]).unwrap();
-    Settings { reserve: 256 * 1024, ..Settings::new(directory.join("audit.db"), log_key) }
-}
-
-fn stamp() -> Stamp {
-    Stamp::now(&Clock::system())
-}
 
 fn order(operation: OperationId) -> Order {
     Order {
@@ -39,11 +29,6 @@ fn ended(operation: OperationId, intent: u64, outcome: Outcome) -> Ended {
 
 fn result(operation: OperationId, intent: u64, outcome: Outcome) -> Draft {
     Draft::result(stamp(), ended(operation, intent, outcome)).unwrap()
-}
-
-fn close(ledger: Ledger, thread: WriterThread) {
-    drop(ledger);
-    thread.join();
 }
 
 #[tokio::test]
