@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use reeve_wire::code::exit;
+use reeve_wire::name::NameError;
 
+use crate::by_hand::{ByHand, ByHandError};
 use crate::failure::{During as _, Failure};
 use crate::site::Site;
 use crate::up::{DirectoryKind, Plan};
@@ -60,6 +62,18 @@ enum Verb {
         /// The site's folder
         dir: PathBuf,
     },
+    /// Measure warm commands over one connection that stays open, both records durable
+    #[command(after_help = "Example:\n  reeve-lab bench /tmp/site --rounds 100 --json")]
+    Bench {
+        /// The site's folder
+        dir: PathBuf,
+        /// How many commands
+        #[arg(long, default_value_t = 100)]
+        rounds: u32,
+        /// Print every time as JSON: {"warm_exec_ms": [...]}
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop a part: SIGTERM, then SIGKILL
     #[command(after_help = "Example:\n  reeve-lab stop /tmp/site agent:contoso/web01")]
     Stop {
@@ -86,7 +100,7 @@ enum Verb {
     },
 }
 
-/// Parses the command line and acts on it.
+/// Parses the command line and acts on it, for the program.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -113,6 +127,7 @@ fn act(verb: &Verb) -> Result<u8, Failure> {
         Verb::Down { dir } => Site::open(dir)?.down()?,
         Verb::Status { dir } => return status(&Site::open(dir)?),
         Verb::Env { dir } => env(&Site::open(dir)?)?,
+        Verb::Bench { dir, rounds, json } => bench(&Site::open(dir)?, *rounds, *json)?,
         Verb::Stop { dir, part } => Site::open(dir)?.stop(part)?,
         Verb::Start { dir, part } => Site::open(dir)?.start(part)?,
         Verb::Kill { dir, part } => Site::open(dir)?.kill(part)?,
@@ -134,6 +149,24 @@ fn status(site: &Site) -> Result<u8, Failure> {
         say(format_args!("{part:30} {}{pid}", if up { "up" } else { "down" }))?;
     }
     Ok(if all_up { 0 } else { exit::UNREACHABLE })
+}
+
+fn bench(site: &Site, rounds: u32, json: bool) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new().during("starting the runtime")?;
+    let measured: Result<Vec<f64>, ByHandError> = runtime.block_on(async {
+        let alice = ByHand::login(site, "alice").await?;
+        let host = "contoso/web01".parse().map_err(|error: NameError| ByHandError(error.to_string()))?;
+        let took = alice.warm(&host, &["/bin/true"], rounds).await?;
+        alice.leave().await;
+        Ok(took)
+    });
+    let mut took = measured.map_err(std::io::Error::other).during("measuring")?;
+    if json {
+        return say(serde_json::json!({ "warm_exec_ms": took }));
+    }
+    took.sort_by(f64::total_cmp);
+    let at = |share: f64| took.get((took.len() as f64 * share) as usize).copied().unwrap_or_default();
+    say(format_args!("{rounds} warm commands: median {:.2} ms, p90 {:.2} ms, p99 {:.2} ms", at(0.5), at(0.9), at(0.99)))
 }
 
 fn env(site: &Site) -> Result<(), Failure> {
