@@ -1,0 +1,7 @@
+//! The private certificate authority.
+
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    reeve_pki::cli::main()
+}
