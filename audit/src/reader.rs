@@ -18,7 +18,7 @@ mod list;
 #[cfg(test)]
 mod tests;
 
-pub use list::{Filter, Listed};
+pub use list::{Filter, Listed, rfc3339};
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -189,6 +189,21 @@ impl Reader {
             | Body::Receipts(_)
             | Body::Event(..) => Err(ReadError::Index(index)),
         }
+    }
+
+    /// The operations whose id begins with these hex digits, at most two of them.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub fn operations_beginning(&self, digits: &str) -> Result<Vec<OperationId>, ReadError> {
+        let (low, high) = (format!("{digits:0<32}").parse(), format!("{digits:f<32}").parse());
+        let (Ok(OperationId(low)), Ok(OperationId(high))) = (low, high) else { return Ok(Vec::new()) };
+        let mut select = self.database.prepare_cached(
+            "SELECT DISTINCT operation FROM operation WHERE operation BETWEEN ?1 AND ?2 ORDER BY operation LIMIT 2",
+        )?;
+        let rows = select.query_map([low, high], |row| row.get(0).map(OperationId))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// What was recorded of an operation, on one host or on all, in the order of the records.

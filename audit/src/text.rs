@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use reeve_wire::output::visible;
 use serde::de::{self, MapAccess, Visitor};
 use serde::ser::SerializeMap as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -22,7 +23,7 @@ const fn json_cost(byte: u8) -> usize {
 
 /// Bytes that are usually text. In a record they are a JSON string, or `{"b64": …}` where they are not UTF-8.
 ///
-/// There is no `Display`: on a terminal they go through [`visible`](reeve_wire::output::visible).
+/// There is no `Display`: a terminal gets [`shown`](Self::shown).
 #[derive(Clone, Default, Eq, Hash, PartialEq)]
 pub struct Text(Vec<u8>);
 
@@ -35,6 +36,11 @@ impl Text {
     /// The text; what is not UTF-8 as U+FFFD.
     pub fn to_lossy(&self) -> String {
         String::from_utf8_lossy(&self.0).into_owned()
+    }
+
+    /// The text on one line for a terminal, with everything hostile made visible.
+    pub fn shown(&self) -> String {
+        visible(&self.0).replace('\n', "\\n").replace('\t', "\\t")
     }
 
     /// The beginning that takes at most `limit` bytes in JSON, and a mark that says so, cut between characters.

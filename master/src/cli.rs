@@ -125,7 +125,9 @@ fn run_master(path: &Path) -> Outcome {
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("REEVE_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,russh=warn"));
-    let started = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    let started = log.try_init();
     if let Err(error) = started {
         drop(writeln!(std::io::stderr(), "reeve-master: no log: {error}"));
     }

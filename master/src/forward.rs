@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use reeve_audit::record::{Ended, Happened, Party};
 use reeve_link::parts::{self, Inbound, Item};
-use reeve_link::{Content, Reason, Sender};
+use reeve_link::{Content, Link, Reason, Sender};
 use reeve_wire::code::{Code, Refusal};
 use reeve_wire::grant::{Factor, Grant, VALID_FOR};
 use reeve_wire::level::Level;
@@ -41,6 +41,7 @@ pub struct Audience {
     commands: Inbound,
     stdin: Option<Bytes>,
     session_level: Option<Level>,
+    connection: Link,
 }
 
 impl Audience {
@@ -49,8 +50,9 @@ impl Audience {
         commands: Inbound,
         stdin: Option<Bytes>,
         session_level: Option<Level>,
+        connection: Link,
     ) -> Self {
-        Self { out, commands, stdin, session_level }
+        Self { out, commands, stdin, session_level, connection }
     }
 }
 
@@ -59,12 +61,13 @@ pub async fn forward(master: &Arc<Master>, recorded: Recorded, audience: Audienc
     let asked_at = recorded.permit().asked_at();
     let trust = recorded.permit().trust();
     let (request, grounds, intent, leaf) = recorded.into_parts();
-    let Audience { mut out, commands, stdin, session_level } = audience;
+    let Audience { mut out, mut commands, stdin, session_level, connection } = audience;
+    let _running = master.running.enter();
 
     let job = Job { master, request: &request, grounds: &grounds, intent, leaf, session_level };
     let finished = match job.last_look(asked_at, trust).await {
         Err(refusal) => Finished::refused(refusal),
-        Ok(agent) => job.send_and_follow(&agent, stdin, &mut out, commands).await,
+        Ok(agent) => job.send_and_follow(&agent, stdin, &mut out, cancelled(&mut commands, &connection)).await,
     };
     let answer = job.close(finished).await;
     if let Ok(part) = Part::json(PartKind::Answer, &Answer::Ended(answer)) {
@@ -153,7 +156,7 @@ impl Job<'_> {
         agent: &Agent,
         stdin: Option<Bytes>,
         out: &mut Sender,
-        mut commands: Inbound,
+        cancelled: impl Future<Output = Refusal>,
     ) -> Finished {
         let grant = match self.grant() {
             Ok(grant) => grant,
@@ -173,7 +176,7 @@ impl Job<'_> {
         }
         let mut recording = Recording::new(self.request, agent, grant.digest());
         let reading = Inbound::new(from_agent);
-        let steering = self.steer(&mut to_agent, &mut commands);
+        let steering = self.steer(&mut to_agent, cancelled);
         let deadline = Duration::from_millis(self.request.authored.header().timeout_ms).saturating_add(REPORT_WITHIN);
         let finished = tokio::select! {
             finished = follow(reading, &mut recording, out) => finished,
@@ -189,7 +192,7 @@ impl Job<'_> {
     }
 
     /// Waits for a reason to end what runs, asks the agent to, and gives it time to report. Returns when that is over.
-    async fn steer(&self, to_agent: &mut Sender, commands: &mut Inbound) {
+    async fn steer(&self, to_agent: &mut Sender, cancelled: impl Future<Output = Refusal>) {
         let question = watch::Watched {
             master: self.master,
             technician: self.request.authored.technician(),
@@ -199,7 +202,7 @@ impl Job<'_> {
         };
         let why = tokio::select! {
             refusal = question.lost() => Refusal { code: Code::RightLost, reason: refusal.reason },
-            refusal = cancelled(commands) => refusal,
+            refusal = cancelled => refusal,
         };
         if let Ok(cancel) = Part::json(PartKind::Cancel, &why)
             && let Err(gone) = parts::send(to_agent, &[cancel]).await
@@ -283,13 +286,18 @@ async fn follow(mut from_agent: Inbound, recording: &mut Recording, out: &mut Se
 }
 
 /// Waits until the technician cancels, by word or by leaving.
-async fn cancelled(commands: &mut Inbound) -> Refusal {
+async fn cancelled(commands: &mut Inbound, connection: &Link) -> Refusal {
+    let gone = || Refusal::because(Code::Cancelled, "the technician's connection ended");
     loop {
         match commands.next().await {
             Ok(Some(Item::Part(part))) if part.kind == PartKind::Cancel => return Code::Cancelled.into(),
             Ok(Some(Item::Part(_) | Item::Bytes(..))) => {}
-            Ok(None) => std::future::pending().await,
-            Err(_) => return Refusal::because(Code::Cancelled, "the technician's connection ended"),
+            // A console that says no more may still listen.
+            Ok(None) => {
+                connection.closed().await;
+                return gone();
+            }
+            Err(_) => return gone(),
         }
     }
 }

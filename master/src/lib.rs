@@ -18,6 +18,7 @@ pub mod master;
 pub mod policy;
 pub mod replay;
 pub mod run;
+pub mod running;
 pub mod sessions;
 pub mod ssh;
 pub mod technician;

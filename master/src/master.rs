@@ -10,6 +10,7 @@ use crate::directory::Directory;
 use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::replay::Replay;
+use crate::running::Running;
 use crate::sessions::Sessions;
 use crate::ssh::Door;
 use crate::trusted::Trusted;
@@ -37,6 +38,8 @@ pub struct Master {
     pub door: Door,
     /// Requests that were used.
     pub replay: Replay,
+    /// What is on its way, for a stop in order.
+    pub running: Running,
     /// The host key: signs grants.
     pub key: PrivateKey,
     /// The host certificate, wire blob.

@@ -17,11 +17,12 @@ use crate::fleet::Fleet;
 use crate::ledger::Ledger;
 use crate::master::Master;
 use crate::replay::Replay;
+use crate::running::Running;
 use crate::sessions::Sessions;
 use crate::ssh::{self, Door};
 use crate::trusted::Change;
 
-/// How long what runs may take to end when the master is asked to stop.
+/// How long what runs may take to end when the master is asked to stop, and how long its tasks may then.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Why a master did not start, or did not stop cleanly.
@@ -78,6 +79,10 @@ pub async fn run(config: Config, signal: impl Future<Output = &'static str>) -> 
         if said.send(signal.await).is_err() {
             tracing::debug!("nobody waits for the reason");
         }
+        master.running.close();
+        if tokio::time::timeout(GRACE, master.running.all_ended()).await.is_err() {
+            tracing::warn!("what still runs will be unknown until its agents are back");
+        }
     };
     let stopped = master.tasks.run(asked, GRACE).await;
     let why = why.await.unwrap_or("a task ended");
@@ -114,6 +119,7 @@ fn start(config: Config, identity: Identity, clock: Clock) -> Result<Started, Fa
         fleet: Fleet::default(),
         sessions,
         replay: Replay::default(),
+        running: Running::default(),
         key: key.clone(),
         certificate: wire,
     };

@@ -243,7 +243,7 @@ fn event_line(index: u64, record: &Record, kind: EventKind, event: &Event) -> Li
 }
 
 /// A moment as RFC 3339 in UTC, to the µs.
-pub(crate) fn rfc3339(time_us: u64) -> String {
+pub fn rfc3339(time_us: u64) -> String {
     let moment = i64::try_from(time_us).ok().and_then(chrono::DateTime::from_timestamp_micros);
     let moment = moment.unwrap_or(chrono::DateTime::<chrono::Utc>::MAX_UTC);
     moment.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)

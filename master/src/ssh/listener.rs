@@ -44,11 +44,11 @@ pub fn listen(master: &Arc<Master>, key: PrivateKey, certificate: Certificate) -
     let config = Arc::new(server_config(HostIdentity { key, certificate }));
     let served = Arc::clone(master);
     master.tasks.spawn_essential("listener", async move {
-        let stop = served.tasks.stop();
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = accept_for_ever(&listener, &config, &served) => {}
+            () = served.running.closing().cancelled_owned() => drop(listener),
+            () = accept_for_ever(&listener, &config, &served) => return,
         }
+        served.tasks.stop().cancelled_owned().await;
     });
     Ok(address)
 }

@@ -39,6 +39,7 @@ pub struct Visit {
     certificate: Vec<u8>,
     session: Option<Arc<Session>>,
     address: String,
+    link: Link,
     requests: Mutex<HashMap<OperationId, Arc<Submitted>>>,
 }
 
@@ -56,6 +57,7 @@ pub async fn serve(master: &Arc<Master>, who: Who, address: String, link: &Link)
         certificate,
         session,
         address,
+        link: link.clone(),
         requests: Mutex::default(),
     });
     while let Some(stream) = link.accept().await {
@@ -101,6 +103,9 @@ impl Visit {
     /// Certificate and session are looked at again for each ask, not only at the door.
     fn still_welcome(&self, ask: &Ask) -> Result<(), Refusal> {
         let now = self.now();
+        if self.master.running.is_closing() {
+            return Err(Refusal::because(Code::Busy, "the master is stopping"));
+        }
         if now > self.technician.not_after {
             return Err(Code::CertificateExpired.into());
         }

@@ -30,7 +30,7 @@ impl Visit {
         {
             tracing::debug!(%gone, "the console left before its work began");
         }
-        let audience = Audience::new(sender, inbound, stdin, self.session_level());
+        let audience = Audience::new(sender, inbound, stdin, self.session_level(), self.link.clone());
         forward(&self.master, recorded, audience).await;
     }
 
