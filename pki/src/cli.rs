@@ -261,7 +261,18 @@ fn public_key(path: &Path) -> Result<KeyLine, Failure> {
     if text.contains("PRIVATE KEY") {
         return Err(bad(&"this is a private key, which never leaves its machine; name the .pub file"));
     }
-    text.parse().map_err(|error: KeyError| bad(&error))
+    text.parse().map_err(|error: KeyError| {
+        let kind = text.split_whitespace().next().unwrap_or_default();
+        match error {
+            KeyError::Malformed if kind.contains("-cert-v01@") => {
+                bad(&"this is a certificate; name the public key that it is for")
+            }
+            KeyError::Malformed if kind.starts_with("ecdsa-") || kind.starts_with("sk-ecdsa-") => {
+                bad(&KeyError::Algorithm(kind.to_owned()))
+            }
+            KeyError::Malformed | KeyError::Algorithm(_) => bad(&error),
+        }
+    })
 }
 
 fn say(line: impl std::fmt::Display) -> Outcome {

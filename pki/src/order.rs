@@ -55,7 +55,7 @@ pub struct Order {
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
     /// Valid for no time, or for too long.
-    #[error("a certificate of {whose} is valid for at least a second and at most {most}", most = humantime::format_duration(*.most))]
+    #[error("a certificate of {whose} is valid for at least a second and at most {days} days", days = .most.as_secs() / DAY.as_secs())]
     Life {
         /// Of whom.
         whose: &'static str,

@@ -138,3 +138,13 @@ fn an_encrypted_signer_key_opens_with_its_passphrase() {
     assert_eq!(opened("open sesame").unwrap().public_key().key_data(), shelf.key.public_key().key_data());
     assert!(matches!(opened("sesame"), Err(LibraryError::WrongPassphrase(_))));
 }
+
+#[test]
+fn the_library_that_reeve_ships_is_good() {
+    let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../library"));
+    let library = Library::read(shipped).unwrap_or_else(|error| panic!("{error}"));
+    let names: Vec<_> = library.items().iter().map(|item| item.reference.name.as_str()).collect();
+    for name in ["disk", "script", "service-restart", "uptime"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+}
