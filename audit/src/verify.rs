@@ -219,8 +219,10 @@ fn check(
 ) -> Result<(), ReadError> {
     structure::check(reader.database(), report)?;
     let heads = heads::read(reader.database(), &settings.against, report)?;
-    let rebuilt = records::check(reader, &heads, report, progress)?;
-    structure::compare_indexes(reader.database(), &rebuilt, report)?;
+    let (rebuilt, intact) = records::check(reader, &heads, report, progress)?;
+    if intact {
+        structure::compare_indexes(reader.database(), &rebuilt, report)?;
+    }
     records::overdue(&rebuilt, settings.now_us, report)
 }
 

@@ -35,13 +35,14 @@ struct Walk<'a> {
     modified: u64,
 }
 
-/// Walks over every record. Returns the indexes as the records give them.
+/// Walks over every record. Returns the indexes as the records give them, and whether no record was modified: if one
+/// was, they are not those that the writer made.
 pub(super) fn check(
     reader: &Reader,
     heads: &Heads,
     report: &mut Report,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Connection, ReadError> {
+) -> Result<(Connection, bool), ReadError> {
     let rebuilt = Connection::open("")?;
     database::create_schema(&rebuilt)?;
     rebuilt.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")?;
@@ -81,7 +82,8 @@ pub(super) fn check(
         report.add(Finding::new(Fault::Malformed, "no checkpoint in the file signs any of the records"));
     }
     surplus_entries(reader.database(), report)?;
-    Ok(rebuilt)
+    let intact = walk.modified == 0;
+    Ok((rebuilt, intact))
 }
 
 impl Walk<'_> {
