@@ -49,7 +49,7 @@ Examples:
 enum Action {
     /// List operations and events, newest first
     #[command(after_help = list::EXAMPLES)]
-    List(list::Arguments),
+    List(Box<list::Arguments>),
     /// Show everything that was recorded of an operation
     #[command(after_help = show::EXAMPLES)]
     Show(show::Arguments),

@@ -3,6 +3,7 @@
 //! A file of real blocks lies beside the ledger. When the disk is full it is removed, so that results and what takes
 //! rights away still fit, while nothing new is begun. A ledger with a size limit keeps the same room below it.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -73,21 +74,81 @@ impl Reserve {
         Ok((bytes / page.max(1)).max(1))
     }
 
-    /// Real blocks: the content repeats nothing, so that no file system stores it in less room.
+    /// Real blocks, or an error: a sparse file would keep no room.
     fn write(&self) -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&self.path)?;
-        let mut piece = vec![0; PIECE];
-        let mut left = self.bytes;
-        while left > 0 {
-            rand::fill(piece.as_mut_slice());
-            let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
-            file.write_all(piece.get(..length).unwrap_or_default())?;
-            left = left.saturating_sub(length as u64);
+        let mut file = File::create(&self.path)?;
+        match allocate(&file, self.bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => fill(&mut file, self.bytes)?,
+            allocated => allocated?,
         }
         file.sync_all()
     }
 }
 
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
+    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(_: &File, _: u64) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// The content repeats nothing, so that no file system stores it in less room.
+fn fill(file: &mut File, bytes: u64) -> std::io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    let mut left = bytes;
+    while left > 0 {
+        rand::fill(piece.as_mut_slice());
+        let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
+        file.write_all(piece.get(..length).unwrap_or_default())?;
+        left = left.saturating_sub(length as u64);
+    }
+    Ok(())
+}
+
 fn set_pages(ledger: &Connection, pages: u64) -> Result<(), rusqlite::Error> {
     ledger.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_has_real_blocks_and_goes_when_it_is_released() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Connection::open(directory.path().join("audit.db")).unwrap();
+        let reserve = Reserve::new(&directory.path().join("audit.db"), 1024 * 1024 + 1, None);
+        reserve.set_aside(&ledger).unwrap();
+        let file = directory.path().join("audit.db.reserve");
+        assert_eq!(file.metadata().unwrap().len(), 1024 * 1024 + 1);
+        #[cfg(unix)]
+        assert!(std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) >= 2048);
+        reserve.release(&ledger).unwrap();
+        assert!(!file.exists());
+
+        let mut other = File::create(&file).unwrap();
+        fill(&mut other, 300_001).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 300_001);
+        reserve.set_aside(&ledger).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 1024 * 1024 + 1, "one that is too short is made again");
+    }
+
+    #[test]
+    fn below_a_limit_the_reserve_is_pages_that_only_results_may_take() {
+        let ledger = Connection::open_in_memory().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let page: u64 = ledger.pragma_query_one(None, "page_size").unwrap();
+        let reserve = Reserve::new(&directory.path().join("audit.db"), 10 * page, Some(30 * page));
+        let most = || -> u64 { ledger.pragma_query_one(None, "max_page_count").unwrap() };
+        reserve.set_aside(&ledger).unwrap();
+        assert_eq!(most(), 20);
+        reserve.release(&ledger).unwrap();
+        assert_eq!(most(), 30);
+        ledger.execute_batch("CREATE TABLE filler (x); INSERT INTO filler VALUES (zeroblob(100000))").unwrap();
+        assert!(matches!(reserve.set_aside(&ledger), Err(NoReserve::Limit)));
+    }
 }

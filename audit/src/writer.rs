@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use reeve_wire::merkle::{Hash, Tree, leaf_hash};
 use reeve_wire::note::{Checkpoint, LogSigner, SignedCheckpoint};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -199,6 +200,10 @@ impl Writer {
     fn fail(&mut self, error: &rusqlite::Error, batch: Vec<Group>) {
         tracing::error!(%error, "A write to the ledger failed; everything is refused from here on");
         self.failed = true;
+        // Closing the file would copy the write-ahead log into it: after an I/O error that is left to the next start.
+        if let Err(error) = self.database.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+            tracing::warn!(%error, "The ledger's write-ahead log may be copied when it closes");
+        }
         self.shown.health.send_replace(Health::Closed);
         batch.into_iter().for_each(|group| answer(group.answer, Err(LedgerError::Closed)));
     }

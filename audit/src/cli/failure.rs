@@ -77,20 +77,16 @@ impl From<serde_json::Error> for Failure {
 
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
-        match error {
-            DatabaseError::Missing(_) => {
-                Self::data(error.to_string()).hint("the ledger's path is `audit-db` in the master's configuration")
-            }
-            other => Self::data(other.to_string()),
+        let failure = Self::data(error.to_string());
+        if matches!(error, DatabaseError::Missing(_)) {
+            return failure.hint("the ledger's path is in the master's configuration");
         }
+        failure
     }
 }
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Database(error) => error.into(),
-            other => Self::data(other.to_string()),
-        }
+        if let ReadError::Database(error) = error { error.into() } else { Self::data(error.to_string()) }
     }
 }

@@ -64,7 +64,7 @@ impl Lines {
     pub(crate) fn new(titles: &[&str]) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).enforce_styling();
-        table.set_header(titles.iter().map(|title| Cell::new(title)).collect::<Vec<_>>());
+        table.set_header(titles.iter().map(Cell::new).collect::<Vec<_>>());
         Self { table }
     }
 

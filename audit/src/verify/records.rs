@@ -68,7 +68,8 @@ pub(super) fn check(
     while let Some(row) = rows.next()? {
         let (index, hash): (u64, Vec<u8>) = (row.get(0)?, row.get(1)?);
         walk.skip_to(index, report)?;
-        walk.record(&hash, row.get(2)?, report)?;
+        let bytes: Option<Vec<u8>> = row.get(2)?;
+        walk.record(&hash, bytes.as_deref(), report)?;
         if index.is_multiple_of(PROGRESS) {
             progress(index, total);
         }
@@ -105,15 +106,15 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn record(&mut self, hash: &[u8], bytes: Option<Vec<u8>>, report: &mut Report) -> Result<(), ReadError> {
+    fn record(&mut self, hash: &[u8], bytes: Option<&[u8]>, report: &mut Report) -> Result<(), ReadError> {
         let index = self.next;
-        let computed = bytes.as_deref().map(leaf_hash);
+        let computed = bytes.map(leaf_hash);
         let intact = computed.is_some_and(|computed| computed == hash);
         self.next += 1;
         if let Some(tree) = &mut self.tree {
             tree.append(hash.try_into().unwrap_or_default());
         }
-        let parsed = bytes.as_deref().map(Record::parse);
+        let parsed = bytes.map(Record::parse);
         if !intact {
             self.modified += 1;
             let what = if bytes.is_some() {

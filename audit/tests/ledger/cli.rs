@@ -1,7 +1,7 @@
 //! The program: what it prints, and its exit statuses.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -92,6 +92,23 @@ async fn output_comes_back_byte_for_byte_where_it_is_no_terminal() {
         (["show", &format!("{UPTIME}@nowhere")], 64),
     ] {
         assert_eq!(asked(&path, &words).status.code(), Some(status), "{words:?}");
+    }
+}
+
+/// `script` gives the program a terminal of its own and passes on what reaches it.
+#[tokio::test]
+async fn a_hosts_output_on_a_terminal_is_made_visible() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = made(directory.path()).await;
+    let program = env!("CARGO_BIN_EXE_reeve-audit");
+    for words in ["show 2222 --output", "show 2222", "list --customer fabrikam --json"] {
+        let line = format!("{program} --db {} {words}", path.display());
+        let output = Command::new("script").args(["-qec", &line, "/dev/null"]).env("NO_COLOR", "1").output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{words}: {output:?}");
+        let shown = String::from_utf8(output.stdout).unwrap();
+        let harmful = |c: char| c.is_control() && !matches!(c, '\n' | '\r') || c == '\u{202e}';
+        assert!(!shown.contains(harmful), "{words}: {shown:?}");
+        assert!(shown.contains("\\u{1b}[2J") || shown.contains("\\u001b[2J"), "{words}: {shown:?}");
     }
 }
 
