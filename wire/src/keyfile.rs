@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use ssh_key::public::KeyData;
-use ssh_key::{Algorithm, PrivateKey, PublicKey};
+use ssh_key::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::sshsig;
@@ -34,13 +34,15 @@ impl KeyLine {
     /// Takes an ed25519 or sk-ssh-ed25519 key.
     ///
     /// # Errors
-    /// When it is of another kind.
+    /// When it is of another kind, or a certificate, which names the algorithm of the key in it.
     pub fn new(key: KeyData) -> Result<Self, KeyError> {
-        let algorithm = key.algorithm();
-        if matches!(algorithm, Algorithm::Ed25519 | Algorithm::SkEd25519) {
+        if matches!(key, KeyData::Ed25519(_) | KeyData::SkEd25519(_)) {
             return Ok(Self(key));
         }
-        Err(KeyError::Algorithm(algorithm.to_string()))
+        if key.is_certificate() {
+            return Err(KeyError::Malformed);
+        }
+        Err(KeyError::Algorithm(key.algorithm().to_string()))
     }
 
     /// The key.
