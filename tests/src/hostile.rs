@@ -9,7 +9,9 @@ use reeve_link::parts::{self, Inbound, Item};
 use reeve_link::ssh::{HostIdentity, ServerCarrier, serve, server_config};
 use reeve_link::tasks::Tasks;
 use reeve_link::{Content, Link};
-use reeve_wire::message::{AgentHello, MasterHello, Part, PartKind, Query, Ready};
+use reeve_wire::id::Digest;
+use reeve_wire::merkle::{self, Hash};
+use reeve_wire::message::{AgentHello, Consistency, MasterHello, Part, PartKind, Query, Ready};
 use reeve_wire::receipt::Receipt;
 use reeve_wire::signed::Signed;
 use reeve_wire::time::Clock;
@@ -38,6 +40,19 @@ pub struct Face {
     pub library: Option<(Signed, u64)>,
     /// A signed checkpoint.
     pub checkpoint: String,
+    /// The log's leaves, for the proof that the checkpoint extends what an agent has seen.
+    pub leaves: Vec<Hash>,
+}
+
+impl Face {
+    /// The proof that an honest master would send to an agent that has seen `seen` records.
+    fn consistency(&self, seen: u64) -> Option<Part> {
+        let to: u64 = self.checkpoint.lines().nth(1)?.parse().ok()?;
+        let hashes = merkle::consistency_proof(seen, to, merkle::in_memory(&self.leaves)).ok()?;
+        let hashes = hashes.into_iter().map(Digest).collect();
+        let proof = Consistency { from: seen, to, hashes };
+        if seen == 0 || seen >= to { None } else { Part::json(PartKind::Consistency, &proof).ok() }
+    }
 }
 
 /// A rogue that listens, and the agents that came to it.
@@ -129,6 +144,7 @@ impl Rogue {
         let mut shown = vec![Part::new(PartKind::Bundle, self.face.bundle.to_wire())];
         shown.extend(self.face.library.iter().map(|(index, _)| Part::new(PartKind::Index, index.to_wire())));
         shown.push(Part::new(PartKind::Checkpoint, self.face.checkpoint.clone()));
+        shown.extend(self.face.consistency(hello.checkpoint_size));
         shown.push(Part::new(PartKind::Go, []));
         parts::send(&mut sender, &shown).await.map_err(wrong)?;
         let said = within(inbound.part()).await?.map_err(wrong)?;

@@ -218,7 +218,7 @@ fn a_child_that_ignores_sigterm_ends_at_its_time_limit_and_on_cancel() {
 
     let mut running = site.spawn("alice", ["exec", HOST, "--json", "--", "sh", "-c", script]).unwrap();
     wait_for("it is recorded as begun", Duration::from_secs(20), || {
-        site.count(|r| text(r, "decision") == "allowed" && r["outcome"].is_null()).unwrap() == 1
+        site.count(|r| text(r, "kind") == "operation" && r["outcome"].is_null()).unwrap() == 1
     });
     let pid = rustix::process::Pid::from_child(&running);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();

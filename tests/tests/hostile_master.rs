@@ -66,7 +66,8 @@ impl Stage {
     fn new() -> Self {
         let mut site = TestSite::up(Plan { agents: 0, directory: DirectoryKind::File });
         // One honest command, so that the ledger and the agent have a history.
-        assert_eq!(site.reeve("alice", ["exec", HOST, "--", "true"]).unwrap().status, 0);
+        let done = site.reeve("alice", ["exec", HOST, "--", "true"]).unwrap();
+        assert_eq!(done.status, 0, "{done:?}");
         site.stop("master").unwrap();
         let lab = site.lab().clone();
         let trust = Signed::from_wire(&std::fs::read(&lab.trust).unwrap()).unwrap();
@@ -99,12 +100,19 @@ impl Stage {
             number: self.trust.number,
             library: Some((index, self.index.version)),
             checkpoint: self.newest_checkpoint(),
+            leaves: self.leaves(),
         }
     }
 
     fn newest_checkpoint(&self) -> String {
         let reader = reeve_audit::Reader::open(&self.site.lab().master.audit_db).unwrap();
         reader.newest_checkpoint().unwrap().unwrap()
+    }
+
+    fn leaves(&self) -> Vec<[u8; 32]> {
+        let ledger = rusqlite::Connection::open(&self.site.lab().master.audit_db).unwrap();
+        let mut select = ledger.prepare("SELECT hash FROM leaf ORDER BY idx").unwrap();
+        select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     }
 
     fn address(&self) -> std::net::SocketAddr {
@@ -401,7 +409,9 @@ async fn an_agent_refuses_all_work_of_a_master_that_shows_a_shorter_history() {
     let old = stage.newest_checkpoint();
     let mut site = stage.site;
     site.start("master").unwrap();
-    assert_eq!(site.reeve("alice", ["exec", HOST, "--", "true"]).unwrap().status, 0);
+    reeve_lab::desk::wait_for("the host is back", Duration::from_secs(40), || {
+        site.reeve("alice", ["exec", HOST, "--", "true"]).unwrap().status == 0
+    });
     let seen = site.lab().agents[HOST].state.join("checkpoints");
     reeve_lab::desk::wait_for("the agent has the newer checkpoint", Duration::from_secs(10), || {
         let notes =
