@@ -21,7 +21,7 @@ use ssh_key::certificate::{Builder, Certificate};
 use crate::authority::Authority;
 use crate::lock::{self, Lock};
 use crate::log::{self, Act, Founding, IssueLog, Issued, LogError};
-use crate::order::{Order, OrderError, Subject};
+use crate::order::{self, Order, OrderError, Subject};
 use crate::passphrase::{self, Passphrase, PassphraseError};
 use crate::register::{NotAdmitted, Register};
 
@@ -215,6 +215,9 @@ impl Ca {
     pub fn add_library_signer(&mut self, key: &KeyLine, now: Millis) -> Result<(), CaError> {
         if key.key().algorithm() != ssh_key::Algorithm::Ed25519 {
             return Err(OrderError::HardwareKey { whose: "a library signer" }.into());
+        }
+        if order::is_weak(key) {
+            return Err(OrderError::WeakKey.into());
         }
         self.register()?.belongs_to_no_other(key, "another library signer")?;
         Ok(self.log.append(now, Act::LibrarySigner { key: key.clone() })?)

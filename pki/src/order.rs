@@ -70,6 +70,11 @@ pub enum OrderError {
         /// Whose.
         whose: &'static str,
     },
+    /// A key that proves nothing.
+    #[error(
+        "this public key proves nothing: it is no point of the curve, or one of the few that many signatures fit; make one with `ssh-keygen -t ed25519`"
+    )]
+    WeakKey,
     /// A directory id that no directory gives.
     #[error(
         "a directory id has 1 to {MAX_DIRECTORY_ID} printable characters; take objectSid or entryUUID from the directory"
@@ -155,6 +160,9 @@ impl Order {
         if life.as_secs() == 0 || life > most {
             return Err(OrderError::Life { whose, most });
         }
+        if is_weak(&self.key) {
+            return Err(OrderError::WeakKey);
+        }
         match &self.subject {
             Subject::Master { .. } | Subject::Agent(_) if self.key.key().algorithm() != Algorithm::Ed25519 => {
                 Err(OrderError::HardwareKey { whose })
@@ -167,4 +175,12 @@ impl Order {
             Subject::Master { .. } | Subject::Agent(_) | Subject::Technician { .. } => Ok(life),
         }
     }
+}
+
+/// Whether anybody could sign for this key; the rule is that of verifier keys.
+pub(crate) fn is_weak(key: &KeyLine) -> bool {
+    let plain = key.key().ed25519().copied();
+    let point = plain.or_else(|| key.key().sk_ed25519().map(|key| *key.public_key()));
+    let strong = point.and_then(|point| point.try_into().ok()).and_then(|point| Vkey::new("key", point).ok());
+    strong.is_none()
 }

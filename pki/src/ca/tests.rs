@@ -353,6 +353,19 @@ fn a_hardware_key_is_for_people_only() {
 }
 
 #[test]
+fn a_key_that_anybody_could_sign_for_is_refused() {
+    use ssh_key::public::{Ed25519PublicKey, KeyData, SkEd25519};
+    let mut bench = Bench::new();
+    let neutral = Ed25519PublicKey(std::array::from_fn(|at| u8::from(at == 0)));
+    for key in [KeyData::Ed25519(neutral), KeyData::SkEd25519(SkEd25519::new(neutral, "ssh:"))] {
+        let order = Order { subject: technician("alice"), key: KeyLine::new(key).unwrap(), valid: None };
+        assert!(matches!(bench.ca.issue(&order, &secret(), NOW), Err(CaError::Order(OrderError::WeakKey))));
+    }
+    let neutral = KeyLine::new(KeyData::Ed25519(neutral)).unwrap();
+    assert!(matches!(bench.ca.add_library_signer(&neutral, NOW), Err(CaError::Order(OrderError::WeakKey))));
+}
+
+#[test]
 fn only_the_right_passphrase_and_the_founding_keys_open_the_ca() {
     let mut bench = Bench::new();
     let wrong = Passphrase::Given("wrong".to_owned().into());
