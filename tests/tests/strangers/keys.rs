@@ -36,7 +36,8 @@ async fn a_key_without_registration_is_nobody(stage: &Stage) {
     let key = sshsig::generate("bare").unwrap();
     refused(stage, "tech:bob", &key, "a bare key").await;
     refused(stage, "tech:bob", &stage.technician("bob").0, "the own key without its certificate").await;
-    refused(stage, "host:contoso/web01", &stage.agent("contoso/web01").0, "an agent's key without its certificate").await;
+    refused(stage, "host:contoso/web01", &stage.agent("contoso/web01").0, "an agent's key without its certificate")
+        .await;
 
     let held = Held {
         key_file: stage.key_file(&key),
