@@ -35,14 +35,14 @@ pub struct Agent {
     pub config: Config,
     /// Its tasks.
     pub tasks: Tasks,
-    /// Its directory.
-    pub state: StateDir,
     /// The trust bundle.
     pub trust: TrustStore,
     /// The library's index.
     pub library: Library,
-    /// The receipts.
+    /// The receipts. Dropped before the directory's lock, so that whoever gets that finds the journal free.
     pub chain: Chain,
+    /// Its directory.
+    pub state: StateDir,
     /// What it tells of itself.
     pub status: StatusFile,
     /// How many programs it started.
@@ -57,7 +57,7 @@ pub struct Agent {
     pub draining: CancellationToken,
     /// The account that programs run as.
     pub account: Account,
-    /// When this process started.
+    /// When this process started, and no other on this state directory.
     pub started: Millis,
     /// Which boot of the machine this is.
     pub boot_id: String,
@@ -87,17 +87,16 @@ impl Agent {
         let in_state = |why: String| vec![Problem::State { path: config.state.clone(), why }];
         let boot_id = boot_id().map_err(|error| in_state(format!("{BOOT_ID}: {error}")))?;
         let held = trust.current();
-        let started = clock.now().max(held.as_ref().map_or(Millis(0), |trust| trust.issued));
+        let now = clock.now().max(held.as_ref().map_or(Millis(0), |trust| trust.issued));
         let library = Library::open(&state, held.as_deref()).map_err(|problem| vec![problem])?;
         let journal = state.file("journal");
-        let (chain, recovered) =
-            Chain::open(&journal, identity.key(), &config.site, identity.host(), &boot_id, started)
-                .map_err(|error| in_state(error.to_string()))?;
+        let (chain, recovered) = Chain::open(&journal, identity.key(), &config.site, identity.host(), &boot_id, now)
+            .map_err(|error| in_state(error.to_string()))?;
         if recovered.closed > 0 {
             tracing::warn!(operations = recovered.closed, "Operations were cut off; their outcome is unknown");
         }
-        let status =
-            StatusFile::begin(&state, identity.host(), started).map_err(|error| in_state(error.to_string()))?;
+        let status = StatusFile::begin(&state, identity.host(), now).map_err(|error| in_state(error.to_string()))?;
+        let started = status.current().started;
         let programs = Programs::begin(&state).map_err(|error| in_state(error.to_string()))?;
         // The acceptance agreed with the grant's moment to within the skew.
         let newest_grant = recovered.newest_accepted.map_or(0, |at| at.minus(SKEW).0);
@@ -120,7 +119,7 @@ impl Agent {
             clock,
             identity: Mutex::new(identity),
             newest_grant: AtomicU64::new(newest_grant),
-            no_grant_before: AtomicU64::new(if recovered.rebooted { started.0 } else { 0 }),
+            no_grant_before: AtomicU64::new(if recovered.rebooted { now.0 } else { 0 }),
         }))
     }
 

@@ -115,9 +115,10 @@ async fn connect(agent: &Arc<Agent>, slots: &Slots, address: &str) -> Apart {
     apart
 }
 
-/// Waits until the master has closed every stream but the control stream: it has then read the ends on them.
+/// Waits until the master has closed every operation's stream: it has then read the ends on them. The control stream
+/// is over by then.
 async fn all_told(link: &Link) {
-    while link.live() > 1 && link.why_closed().is_none() {
+    while link.live() > 0 && link.why_closed().is_none() {
         sleep(LOOK_AGAIN).await;
     }
 }

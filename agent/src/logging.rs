@@ -1,6 +1,6 @@
 //! The log: what the administrator of this server may want to look at. Never a command's text or output.
 
-use std::io::stderr;
+use std::io::{IsTerminal as _, stderr};
 
 use tracing_subscriber::EnvFilter;
 
@@ -20,7 +20,8 @@ pub fn start() -> Result<(), Failure> {
     let wanted = std::env::var(VARIABLE).unwrap_or_else(|_| DEFAULT.to_owned());
     let filter = filter(&wanted)
         .map_err(|error| Failure::config(format_args!("{VARIABLE}={wanted:?}: {error}")).hint("write info or debug"))?;
-    let started = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false).try_init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+    let started = lines.with_ansi(stderr().is_terminal()).try_init();
     started.map_err(|error| Failure::internal(format_args!("the log cannot be started: {error}")))
 }
 

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use crate::agent::Agent;
 use crate::chain::{Accepted, End};
 use crate::exec::{self, Environment, Job, StreamSummary};
-use crate::handed::Handed;
+use crate::handed::{Handed, Named};
 use crate::running::Stop;
 use crate::session::Session;
 use crate::verify::Order;
@@ -33,6 +33,9 @@ const HANDED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a master that does not read holds up the report of an end.
 const TOLD_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long the stream is kept for the master to read the end of it.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A place among the operations of this agent, held for as long as one takes.
 #[derive(Debug)]
@@ -63,22 +66,25 @@ pub async fn serve(agent: Arc<Agent>, session: Arc<Session>, stream: Stream, slo
         Err(_) => Err(Refusal::because(Code::Protocol, "it was not handed over within 10 s")),
     };
     match judged {
-        Ok(accepted) => run(&agent, accepted, incoming, sender).await,
-        Err(refusal) => {
-            tracing::info!(operation = ?named.operation, code = %refusal.code, "An operation was refused");
-            agent.refusals.pause().await;
-            match agent.chain.refused(named, &refusal, agent.now()) {
-                Ok(receipt) => tell_refusal(sender, &receipt).await,
-                Err(error) => tracing::error!(%error, "A refusal could not be written down"),
-            }
-        }
+        Ok(accepted) => run(&agent, accepted, &mut incoming, sender).await,
+        Err(refusal) => refuse(&agent, named, &refusal, sender).await,
     }
     drop(slot);
+    // Letting go of the stream at once would reset it behind what was said.
+    drop(timeout(SEEN_WITHIN, incoming.over()).await);
 }
 
-async fn tell_refusal(sender: Sender, receipt: &Signed) {
-    if !told(Outlet::new(sender), receipt).await {
-        tracing::debug!("The master left before it was told of a refusal");
+/// Writes that an operation was refused, and tells the master.
+async fn refuse(agent: &Agent, named: Named, refusal: &Refusal, sender: Sender) {
+    tracing::info!(operation = ?named.operation, code = %refusal.code, "An operation was refused");
+    agent.refusals.pause().await;
+    match agent.chain.refused(named, refusal, agent.now()) {
+        Ok(receipt) => {
+            if !told(Outlet::new(sender), &receipt).await {
+                tracing::debug!("The master left before it was told of a refusal");
+            }
+        }
+        Err(error) => tracing::error!(%error, "A refusal could not be written down"),
     }
 }
 
@@ -89,7 +95,7 @@ async fn told(outlet: Outlet, receipt: &Signed) -> bool {
 }
 
 /// Spends the proof that an operation is accepted and written down: runs it, and writes its end before it is told.
-async fn run(agent: &Agent, accepted: Accepted, mut incoming: Incoming, sender: Sender) {
+async fn run(agent: &Agent, accepted: Accepted, incoming: &mut Incoming, sender: Sender) {
     let about = accepted.about();
     let (stop, mut cancelled) = Stop::new();
     let place = agent.running.enter(about.operation, stop.clone());

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use reeve_wire::code::Refusal;
 use reeve_wire::keyfile::write_secret;
@@ -28,7 +29,7 @@ pub struct Status {
     pub pid: u32,
     /// The server.
     pub host: HostName,
-    /// When this process started.
+    /// When this process started. No two processes on one state directory have the same moment.
     pub started: Millis,
     /// Whether a connection stands on which bundle, library and checkpoint were compared.
     pub connected: bool,
@@ -64,6 +65,9 @@ pub struct Lost {
     pub why: String,
 }
 
+/// A clock that was further ahead than this at the last start was plainly wrong.
+const SET_BACK: Duration = Duration::from_secs(24 * 3600);
+
 /// Why the connection of an agent that is not running any more is over.
 const STOPPED: &str = "the agent stopped";
 
@@ -91,8 +95,9 @@ impl StatusFile {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn begin(state: &StateDir, host: &HostName, started: Millis) -> io::Result<Self> {
+    pub fn begin(state: &StateDir, host: &HostName, now: Millis) -> io::Result<Self> {
         let before = read(state)?;
+        let started = unlike(before.as_ref().map(|before| before.started), now);
         let last = before.and_then(|before| match before.connection {
             Some(connection) => Some(Lost { connection, ended: started, why: STOPPED.into() }),
             None => before.last,
@@ -132,6 +137,15 @@ impl StatusFile {
 
     fn write(&self, status: &Status) -> io::Result<()> {
         write_secret(&self.path, &serde_json::to_vec(status)?)
+    }
+}
+
+/// `now`, or just after `before` where the clock stands still or was set back a little: masters tell two runs apart by
+/// their moments.
+fn unlike(before: Option<Millis>, now: Millis) -> Millis {
+    match before {
+        Some(before) if before >= now && before.since(now) < SET_BACK => before.plus(Duration::from_millis(1)),
+        Some(_) | None => now,
     }
 }
 
@@ -220,6 +234,16 @@ mod tests {
         assert_eq!((file.current().connected, file.current().connection), (false, None));
         let lost = file.current().last.unwrap();
         assert_eq!((lost.connection, lost.ended), (connection, Millis(9)));
+    }
+
+    #[test]
+    fn no_two_runs_have_the_same_moment() {
+        let day = SET_BACK.as_millis() as u64;
+        for (before, now, expected) in
+            [(None, 5, 5), (Some(4), 5, 5), (Some(5), 5, 6), (Some(9), 5, 10), (Some(5 + day), 5, 5)]
+        {
+            assert_eq!(unlike(before.map(Millis), Millis(now)), Millis(expected), "{before:?} {now}");
+        }
     }
 
     #[test]

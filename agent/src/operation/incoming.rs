@@ -68,6 +68,11 @@ impl Incoming {
         }
     }
 
+    /// Waits until the master has ended its side, which it does once it has read ours.
+    pub(super) async fn over(&mut self) {
+        while let Next::Part(_) = self.next().await {}
+    }
+
     /// Safe to drop and ask again.
     async fn next(&mut self) -> Next {
         loop {

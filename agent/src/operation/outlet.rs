@@ -15,14 +15,23 @@ use crate::exec::{Sink, SinkClosed, Which};
 const BEGIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The way out. Closed when the stream or the connection is over.
+///
+/// The sender is kept to the end all the same: dropping it would reset the stream, and to whoever listens on it that
+/// looks like the master's own reset, which is a cancel.
 #[derive(Debug)]
 pub(super) struct Outlet {
-    sender: Mutex<Option<Sender>>,
+    way: Mutex<Way>,
+}
+
+#[derive(Debug)]
+struct Way {
+    sender: Sender,
+    closed: bool,
 }
 
 impl Outlet {
     pub(super) fn new(sender: Sender) -> Self {
-        Self { sender: Mutex::new(Some(sender)) }
+        Self { way: Mutex::new(Way { sender, closed: false }) }
     }
 
     /// Tells that the operation is accepted, and what its output will be salted with.
@@ -39,28 +48,26 @@ impl Outlet {
 
     /// Sends the last parts and the end of the stream. Whether they were sent.
     pub(super) async fn finish(self, last: &[Part]) -> bool {
-        match self.sender.into_inner() {
-            Some(sender) => sender.finish_with(Content::Message, parts::pack(last)).await.is_ok(),
-            None => false,
-        }
+        let Way { sender, closed } = self.way.into_inner();
+        !closed && sender.finish_with(Content::Message, parts::pack(last)).await.is_ok()
     }
 
     /// A dropped future has sent all or nothing.
     async fn send(&self, content: Content, bytes: Bytes) -> Result<(), SinkClosed> {
-        let mut sender = self.sender.lock().await;
-        let sent = match sender.as_mut() {
-            Some(open) => open.send(content, bytes).await,
-            None => return Err(SinkClosed),
-        };
+        let mut way = self.way.lock().await;
+        if way.closed {
+            return Err(SinkClosed);
+        }
+        let sent = way.sender.send(content, bytes).await;
         sent.map_err(|ended| {
             tracing::debug!(%ended, "Nobody takes an operation's output any more");
-            *sender = None;
+            way.closed = true;
             SinkClosed
         })
     }
 
     async fn close(&self) {
-        *self.sender.lock().await = None;
+        self.way.lock().await.closed = true;
     }
 }
 

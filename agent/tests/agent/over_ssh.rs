@@ -220,6 +220,29 @@ async fn a_run_goes_on_when_the_connection_is_lost_and_its_end_is_told_later() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_writes_without_a_pause_outlives_the_connection_too() {
+    let (mut master, server, _running, greeted) = connected().await;
+    let go = server.dir.path().join("go");
+    let script = format!("while ! [ -e {} ]; do echo line; echo line >&2; done; exit 5", go.display());
+    let (said, id) = shell(&master.site, &script);
+    let mut operation = greeted.begin(&said).await;
+    while operation.answered.stdout.is_empty() || operation.answered.stderr.is_empty() {
+        operation.next().await.unwrap();
+    }
+    greeted.kill.cancel();
+    drop((operation, greeted));
+
+    let mut again = master.greet().await;
+    assert_eq!(again.ask(&[id]).await.1.state, JournalState::Running);
+    std::fs::write(&go, "").unwrap();
+    let late = again.late().await;
+
+    assert_eq!((late.operation, late.outcome, late.exit_status), (Some(id), Some(Outcome::Exited), Some(5)));
+    let stdout = late.stdout.unwrap();
+    assert!(stdout.truncated && stdout.kept < stdout.length, "{stdout:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_end_while_nobody_was_connected_is_told_to_who_asks_for_it() {
     let (mut master, server, running, greeted) = connected().await;
     let go = server.dir.path().join("go");
