@@ -101,11 +101,12 @@ impl Work {
         };
         let resolved = resolve(&connection, self.operation, &order).await?;
         let stop = Stop::default();
-        let watching = desk.tasks.spawn("ctrl-c", watch_for_ctrl_c(stop.clone())?);
+        let bar = if self.json { ProgressBar::hidden() } else { bar(resolved.hosts.len()) };
+        let watching = desk.tasks.spawn("ctrl-c", watch_for_ctrl_c(stop.clone(), bar.clone())?);
         let fanout =
             Fanout { connection: &connection, order: &order, author: &author, stop: &stop, tasks: &desk.tasks };
         let ended = tokio::select! {
-            ended = self.run_on(&fanout, resolved) => ended,
+            ended = self.run_on(&fanout, resolved, bar) => ended,
             () = given_up(&stop) => Ok(exit::CANCELLED),
         };
         watching.abort();
@@ -113,15 +114,15 @@ impl Work {
     }
 
     /// Runs it on the servers and tells how it came out.
-    async fn run_on(&self, fanout: &Fanout<'_>, resolved: Resolved) -> Result<u8, Failure> {
+    async fn run_on(&self, fanout: &Fanout<'_>, resolved: Resolved, bar: ProgressBar) -> Result<u8, Failure> {
         if self.json {
             let sinks: Sinks = Arc::new(|_| Sink::kept());
             let mut audience = AsJson { tasks: fanout.tasks.clone() };
             return Ok(status_of_all(&fanout.run(self.operation, resolved, &sinks, &mut audience).await?));
         }
-        let show = Show::new(&resolved.hosts, fanout);
-        let mut bar = Bar(show.bar.clone());
-        let ended = fanout.run(self.operation, resolved, &show.sinks(), &mut bar).await;
+        let mut counting = Bar(bar.clone());
+        let show = Show::new(&resolved.hosts, fanout, bar);
+        let ended = fanout.run(self.operation, resolved, &show.sinks(), &mut counting).await;
         let several = show.names.is_some();
         let unread = show.finish().await;
         let outcomes = ended?;
@@ -135,11 +136,11 @@ impl Work {
 }
 
 /// The first Ctrl-C cancels what runs and waits for how it ends; the second waits for nothing.
-fn watch_for_ctrl_c(stop: Stop) -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+fn watch_for_ctrl_c(stop: Stop, bar: ProgressBar) -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
     let mut interrupts = signal(SignalKind::interrupt()).map_err(|error| Failure::because(Code::Internal, error))?;
     Ok(async move {
         interrupts.recv().await;
-        terminal::note("cancelling; once more to wait no longer");
+        bar.suspend(|| terminal::note("cancelling; once more to wait no longer"));
         stop.cancel.cancel();
         interrupts.recv().await;
         stop.give_up.cancel();
@@ -184,9 +185,8 @@ struct Show {
 
 impl Show {
     /// When nobody reads any more, what runs is cancelled.
-    fn new(hosts: &[HostName], fanout: &Fanout<'_>) -> Self {
+    fn new(hosts: &[HostName], fanout: &Fanout<'_>, bar: ProgressBar) -> Self {
         let names = (hosts.len() > 1).then(|| hosts.iter().map(|host| host.to_string().len()).max().unwrap_or(0));
-        let bar = if names.is_some() && terminal::err_is_terminal() { bar(hosts.len()) } else { ProgressBar::hidden() };
         let printer = Printer::start(io::stdout(), io::stderr(), bar.clone());
         let (unread, stop) = (printer.unread(), fanout.stop.clone());
         let watching = fanout.tasks.spawn("closed pipe", async move {
@@ -229,9 +229,13 @@ impl Audience for Bar {
     }
 }
 
+/// Drawn when a person looks and there is more than one server.
 fn bar(servers: usize) -> ProgressBar {
+    if servers < 2 || !terminal::err_is_terminal() {
+        return ProgressBar::hidden();
+    }
     let bar = ProgressBar::with_draw_target(u64::try_from(servers).ok(), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar:.dim} {pos} of {len} servers, {elapsed}") {
+    if let Ok(style) = ProgressStyle::with_template("{bar:30.dim} {pos} of {len} servers, {elapsed}") {
         bar.set_style(style);
     }
     bar
