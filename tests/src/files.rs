@@ -3,6 +3,8 @@
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use reeve_wire::id::Digest;
+
 use crate::failure::{During as _, Failure};
 
 /// The folders of one site.
@@ -38,6 +40,16 @@ impl Files {
 
     pub(crate) fn technician(&self, name: &str) -> PathBuf {
         self.dir.join("technicians").join(name)
+    }
+
+    /// Where session keys live: never under a home folder, which may be backed up or shared.
+    pub(crate) fn runtime(&self) -> PathBuf {
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        if home.is_some_and(|home| home.parent().is_some() && self.dir.starts_with(home)) {
+            let name = Digest::of(self.dir.as_os_str().as_encoded_bytes()).to_string();
+            return std::env::temp_dir().join(format!("reeve-lab-{}", name.get(..16).unwrap_or(&name)));
+        }
+        self.dir.join("sessions")
     }
 
     pub(crate) fn agent(&self, host: &str) -> PathBuf {

@@ -263,6 +263,11 @@ impl Site {
         for part in self.parts().iter().rev() {
             self.stop(part)?;
         }
+        if let Err(error) = std::fs::remove_dir_all(self.files.runtime())
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error).during("removing the session keys");
+        }
         std::fs::rename(self.files.lab(), self.files.lab().with_extension("down.json")).during("closing lab.json")
     }
 

@@ -263,10 +263,10 @@ impl Building {
                 format!("masters = [{master:?}]\nname = {:?}", person.name),
                 format!("key = {key:?}\ncertificate = {certificate:?}"),
                 format!("password-command = [\"cat\", {password_file:?}]"),
-                format!("runtime-dir = {:?}\n", folder.join("run")),
+                format!("runtime-dir = {:?}\n", self.files.runtime().join(person.name)),
             ];
             write_private(&config, &lines.join("\n"))?;
-            private_folder(&folder.join("run"))?;
+            private_folder(&self.files.runtime().join(person.name))?;
             parts.insert(person.name.to_owned(), TechnicianPart { config, key, certificate, password_file });
         }
         Ok(parts)

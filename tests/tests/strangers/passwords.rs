@@ -149,7 +149,7 @@ async fn whoever_enrolls_gets_the_bundle_and_nothing_else() {
     let stage = Stage::new();
     let nobody = |user: &str| Identity::None { user: user.to_owned() };
     let link = stage.dial(stage.source(), nobody("enroll")).await.unwrap().link;
-    let (_, receiver) = tokio::time::timeout(PATIENCE, link.accept()).await.unwrap().unwrap().split();
+    let (_sender, receiver) = tokio::time::timeout(PATIENCE, link.accept()).await.unwrap().unwrap().split();
     let mut inbound = Inbound::new(receiver);
     let mut came = Vec::new();
     while let Some(item) = tokio::time::timeout(PATIENCE, inbound.next()).await.unwrap().unwrap() {
