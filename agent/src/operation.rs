@@ -19,7 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::agent::Agent;
-use crate::chain::{Accepted, End};
+use crate::chain::{Accepted, End, NO_OPERATION};
 use crate::exec::{self, Environment, Job, StreamSummary};
 use crate::handed::{Handed, Named};
 use crate::running::Stop;
@@ -76,7 +76,7 @@ pub async fn serve(agent: Arc<Agent>, session: Arc<Session>, stream: Stream, slo
 
 /// Writes that an operation was refused, and tells the master.
 async fn refuse(agent: &Agent, named: Named, refusal: &Refusal, sender: Sender) {
-    tracing::info!(operation = ?named.operation, code = %refusal.code, "An operation was refused");
+    tracing::info!(operation = %named.operation.unwrap_or(NO_OPERATION), code = %refusal.code, "An operation was refused");
     agent.refusals.pause().await;
     match agent.chain.refused(named, refusal, agent.now()) {
         Ok(receipt) => {

@@ -27,6 +27,22 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
+fn the_example_is_good_and_names_every_default() {
+    let example = include_str!("../../agent.example.toml");
+    let config = Config::parse(example).unwrap();
+
+    let defaults =
+        [("max-output", default_max_output().to_string()), ("service-manager", DEFAULT_SERVICE_MANAGER.into())];
+    for (key, default) in defaults {
+        assert!(example.contains(&format!("{key} = ")) && example.contains(&default), "{key} = {default}");
+        let without: String =
+            example.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n")).collect();
+        assert_eq!(Config::parse(&without).unwrap(), config, "{key}");
+    }
+    assert_eq!(config.masters, ["noc1.example.net:443", "noc2.example.net:8443"]);
+}
+
+#[test]
 fn all_problems_are_reported_together() {
     let text = r#"
         site = "The Lab"

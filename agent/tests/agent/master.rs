@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reeve_link::parts::{self, Inbound, Item};
@@ -59,6 +60,8 @@ pub(crate) struct Master {
     pub(crate) address: SocketAddr,
     pub(crate) site: Site,
     pub(crate) shown: Shown,
+    /// How often the bundle was asked for.
+    pub(crate) bundles: Arc<AtomicUsize>,
     came: mpsc::Receiver<Came>,
     tasks: Tasks,
 }
@@ -97,7 +100,7 @@ impl Master {
             last_receipt: None,
             now: None,
         };
-        Self { address, site, shown, came, tasks }
+        Self { address, site, shown, bundles: Arc::default(), came, tasks }
     }
 
     /// The next connection under this user name; the bundle goes to those who came for it.
@@ -107,6 +110,7 @@ impl Master {
             if came.user != "enroll" {
                 return came;
             }
+            self.bundles.fetch_add(1, Ordering::SeqCst);
             let run = parts::pack(&[
                 Part::new(PartKind::Bundle, self.shown.trust.signed().to_wire()),
                 Part::new(PartKind::Go, []),
