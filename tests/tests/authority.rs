@@ -68,6 +68,7 @@ fn every_attempt_of_the_cast_comes_out_as_the_levels_say_and_has_one_story() {
         for host in HOSTS {
             for work in &WORK {
                 let before = site.programs_started(host);
+                let journal = journal_length(&site, host);
                 let done = attempt(&site, person, host, work);
                 let case = format!("{person} {} {host}: {done:?}", work.name);
                 let said = done.json();
@@ -85,6 +86,7 @@ fn every_attempt_of_the_cast_comes_out_as_the_levels_say_and_has_one_story() {
                     let code = if level(person, host) == 0 { "not-yours" } else { "level-too-low" };
                     assert_eq!(text(object, "code"), code, "{case}");
                     assert_eq!(site.programs_started(host), before, "{case}");
+                    assert_eq!(journal_length(&site, host), journal, "the agent received something: {case}");
                     for other in HOSTS.iter().filter(|other| **other != host && level(person, other) == 0) {
                         assert!(!done.text().contains(other) && !done.stderr.contains(other), "{case} names {other}");
                     }
@@ -109,6 +111,15 @@ fn every_attempt_of_the_cast_comes_out_as_the_levels_say_and_has_one_story() {
         assert_eq!(text(failed[0], "code"), code, "{person}");
     }
     assert_eq!(site.verify().unwrap().status, 0);
+}
+
+/// How many entries the customer's own record on `host` has: whatever reaches an agent leaves one.
+fn journal_length(site: &TestSite, host: &str) -> usize {
+    let mut log = std::process::Command::new(site.program("reeve-agent"));
+    let config = &site.lab().agents[host].config;
+    let log = log.arg("--config").arg(config).args(["log", "--json"]).output().unwrap();
+    assert!(log.status.success(), "{log:?}");
+    String::from_utf8_lossy(&log.stdout).lines().count()
 }
 
 fn one_story(site: &TestSite, operation: &str, person: &str, host: &str, allowed: bool) {

@@ -209,3 +209,6 @@ impl std::ops::Deref for Trust {
         self.bundle.value()
     }
 }
+
+#[cfg(test)]
+mod tests;
