@@ -138,6 +138,8 @@ pub struct AgentIdentity {
     pub certificate: Digest,
     /// Serial of the certificate.
     pub serial: u64,
+    /// The CA that signed it: whoever stays connected stays trusted only as long as the bundle names it.
+    pub ca: KeyData,
 }
 
 /// A master, as a host certificate of the masters' CA says.
@@ -214,6 +216,7 @@ pub fn agent(certificate: &Certificate, trust: &Trust, now: Millis) -> Result<Ag
         key: certificate.public_key().clone(),
         certificate: digest(certificate)?,
         serial: certificate.serial(),
+        ca: certificate.signature_key().clone(),
     })
 }
 

@@ -99,8 +99,9 @@ pub fn verify(
     if !same {
         return Err(invalid(&"it is for another request or server"));
     }
-    if !trust.logs().iter().any(|log| log.name() == grant.log) {
-        return Err(invalid(&"it names a log that the trust bundle does not know"));
+    let own = format!("{}.reeve/{}", grant.site, master.name);
+    if grant.log != own || !trust.logs().iter().any(|log| log.name() == own) {
+        return Err(invalid(&"it promises a place in another log than this master's own"));
     }
     if grant.not_after.since(grant.at) > VALID_FOR || grant.not_after <= grant.at {
         return Err(invalid(&"it is valid for longer than 60 seconds"));

@@ -120,11 +120,11 @@ impl Part {
     ///
     /// # Errors
     /// When it is of another kind or shape.
-    pub fn read<T: DeserializeOwned>(&self, kind: PartKind) -> Result<T, MessageError> {
+    pub fn read<T: DeserializeOwned + Serialize>(&self, kind: PartKind) -> Result<T, MessageError> {
         if self.kind != kind {
             return Err(MessageError::Unexpected(self.kind));
         }
-        Ok(strict::from_slice(&self.bytes)?)
+        Ok(strict::exact_from_slice(&self.bytes)?)
     }
 
     /// Appends the part's bytes as they travel.
@@ -426,6 +426,17 @@ pub struct AgentHello {
     pub last_receipt: Option<ChainEnd>,
 }
 
+/// The longest text of an agent about itself, in bytes.
+const MAX_ABOUT: usize = 64;
+
+impl AgentHello {
+    /// Whether what the agent says of itself can be shown to others: short and printable.
+    pub fn is_presentable(&self) -> bool {
+        let fine = |text: &str| text.len() <= MAX_ABOUT && text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        [&self.boot_id, &self.platform, &self.version].into_iter().all(|text| fine(text))
+    }
+}
+
 /// The agent has taken bundle, index and checkpoint, or has not.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -485,6 +496,44 @@ mod tests {
                 }
             }
             assert_eq!(seen, parts, "in pieces of {step}");
+        }
+    }
+
+    #[test]
+    fn an_ask_has_no_field_that_it_does_not_know_and_none_twice() {
+        let id = "ab".repeat(16);
+        let read = |text: String| Part::new(PartKind::Ask, text.into_bytes()).read::<Ask>(PartKind::Ask);
+        assert!(read(r#"{"ask":"whoami"}"#.into()).is_ok());
+        assert!(read(format!(r#"{{"ask":"submit","operation":"{id}"}}"#)).is_ok());
+        for bad in [
+            r#"{"ask":"whoami","as":"bob"}"#.to_owned(),
+            r#"{"ask":"logout","ask":"whoami"}"#.to_owned(),
+            format!(r#"{{"ask":"submit","operation":"{id}","host":"a/b"}}"#),
+            format!(r#"{{"ask":"run","operation":"{id}"}}"#),
+            r#"{"ask":"become"}"#.to_owned(),
+            r#"["whoami"]"#.to_owned(),
+        ] {
+            assert!(read(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_an_agent_says_of_itself_is_short_and_printable() {
+        let hello = |version: &str| AgentHello {
+            bundle: 1,
+            library: None,
+            host: "contoso/web01".parse().unwrap(),
+            now: Millis(0),
+            started: Millis(0),
+            boot_id: "ab".repeat(16),
+            platform: "linux".into(),
+            version: version.into(),
+            checkpoint_size: 0,
+            last_receipt: None,
+        };
+        assert!(hello("0.1.0").is_presentable());
+        for bad in ["\x1b[2J", "1\n2", "v\u{202e}", &"1".repeat(65)] {
+            assert!(!hello(bad).is_presentable(), "{bad:?}");
         }
     }
 

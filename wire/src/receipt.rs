@@ -160,10 +160,82 @@ impl Receipt {
             Event::Accepted => {
                 self.operation.is_some() && self.request.is_some() && self.grant.is_some() && self.outcome.is_none()
             }
-            Event::Ended => self.operation.is_some() && self.outcome.is_some(),
-            Event::Refused => self.operation.is_some() && self.outcome.is_some() && self.code.is_some(),
+            Event::Ended => {
+                let ran = |outcome| !matches!(outcome, Outcome::Refused | Outcome::Vetoed | Outcome::Unreachable);
+                self.operation.is_some()
+                    && self.request.is_some()
+                    && self.grant.is_some()
+                    && self.outcome.is_some_and(ran)
+            }
+            Event::Refused => {
+                let refused = matches!(self.outcome, Some(Outcome::Refused | Outcome::Vetoed));
+                let output = self.stdout.is_some() || self.stderr.is_some();
+                self.operation.is_some() && refused && self.code.is_some() && self.exit_status.is_none() && !output
+            }
             Event::Restarted => self.operation.is_none() && self.outcome.is_none() && self.boot_id.is_some(),
         };
         if good { Ok(()) } else { Err(Code::Protocol.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt(event: Event, outcome: Option<Outcome>) -> Receipt {
+        Receipt {
+            v: V1,
+            site: "lab".parse().unwrap(),
+            host: "contoso/web01".parse().unwrap(),
+            generation: 1,
+            seq: 1,
+            prev: None,
+            at: Millis(0),
+            event,
+            operation: Some(OperationId([1; 16])),
+            request: Some(Digest([2; 32])),
+            grant: Some(Digest([3; 32])),
+            outcome,
+            exit_status: None,
+            signal: None,
+            code: Some(Code::WrongHost),
+            reason: None,
+            stdout: None,
+            stderr: None,
+            boot_id: None,
+            ephemeral: Unused,
+        }
+    }
+
+    #[test]
+    fn an_event_takes_the_outcomes_that_it_can_have() {
+        use Outcome as O;
+        let all = [
+            O::Exited,
+            O::Signalled,
+            O::Failed,
+            O::Refused,
+            O::Vetoed,
+            O::Unreachable,
+            O::TimedOut,
+            O::Cancelled,
+            O::Unknown,
+        ];
+        let taken = |event| all.into_iter().filter(move |o| receipt(event, Some(*o)).consistent().is_ok());
+        assert_eq!(taken(Event::Refused).collect::<Vec<_>>(), [O::Refused, O::Vetoed]);
+        let ends = [O::Exited, O::Signalled, O::Failed, O::TimedOut, O::Cancelled, O::Unknown];
+        assert_eq!(taken(Event::Ended).collect::<Vec<_>>(), ends);
+        assert_eq!(taken(Event::Accepted).count() + taken(Event::Restarted).count(), 0);
+        assert!(receipt(Event::Ended, None).consistent().is_err());
+    }
+
+    #[test]
+    fn an_end_names_the_request_and_the_grant_and_a_refusal_ran_nothing() {
+        let ended = receipt(Event::Ended, Some(Outcome::Exited));
+        assert!(Receipt { request: None, ..ended.clone() }.consistent().is_err());
+        assert!(Receipt { grant: None, ..ended }.consistent().is_err());
+        let refused = receipt(Event::Refused, Some(Outcome::Refused));
+        assert!(Receipt { request: None, grant: None, ..refused.clone() }.consistent().is_ok());
+        assert!(Receipt { exit_status: Some(0), ..refused }.consistent().is_err());
     }
 }

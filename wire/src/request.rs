@@ -255,6 +255,8 @@ pub struct Authored {
     technician: Technician,
     delegation: Option<Verified<Delegation>>,
     papers: Papers,
+    /// The number of the bundle that its author was proved with.
+    trust: u64,
 }
 
 impl Papers {
@@ -285,7 +287,7 @@ impl Papers {
         if delegation.as_ref().is_some_and(|d| header.level > d.max_level) {
             return Err(Code::DelegationLevel.into());
         }
-        Ok(Authored { header, technician, delegation, papers: self })
+        Ok(Authored { header, technician, delegation, papers: self, trust: trust.number })
     }
 }
 
@@ -374,6 +376,30 @@ impl Authored {
         &self.papers
     }
 
+    /// Whether it may still be accepted at `now`: it was in time when it was handed in, and its servers come after.
+    ///
+    /// # Errors
+    /// [`Code::RequestExpired`].
+    pub fn in_time(&self, now: Millis) -> Result<(), Refusal> {
+        within_time(self.header(), now)
+    }
+
+    /// Whether `trust` still vouches for the author: a bundle may have come since that knows the CA no more. A
+    /// certificate that has expired since then is no reason: what was begun in time may come to its end.
+    ///
+    /// # Errors
+    /// The rule that the certificate breaks under `trust`.
+    pub fn vouched_by(&self, trust: &Trust, now: Millis) -> Result<(), Refusal> {
+        if trust.number == self.trust {
+            return Ok(());
+        }
+        let certificate = certificate::from_wire(&self.papers.certificate).map_err(|error| error.0)?;
+        match certificate::technician(&certificate, trust, now) {
+            Err(error) if error.0.code != Code::CertificateExpired => Err(error.0),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Checks that `leaf` is one of the servers that the technician signed, and gives it.
     ///
     /// # Errors
@@ -385,7 +411,7 @@ impl Authored {
         if signed.is_err() {
             return Err(Code::TargetMismatch.into());
         }
-        strict::from_slice(leaf).map_err(|_| Code::TargetMismatch.into())
+        strict::exact_from_slice(leaf).map_err(|_| Code::TargetMismatch.into())
     }
 }
 

@@ -127,7 +127,7 @@ impl Signed {
     pub fn verify<D: Document>(self, key: &KeyData) -> Result<Verified<D>, SignedError> {
         self.within(D::LIMIT)?;
         sshsig::verify(key, D::NAMESPACE, &self.json, &self.signature)?;
-        let value = strict::from_slice(&self.json)?;
+        let value = strict::exact_from_slice(&self.json)?;
         Ok(Verified { digest: self.digest(), signed: self, value })
     }
 
@@ -137,7 +137,7 @@ impl Signed {
     /// When the document is too large or not strict.
     pub fn peek_unverified<D: Document>(&self) -> Result<D, SignedError> {
         self.within(D::LIMIT)?;
-        Ok(strict::from_slice(&self.json)?)
+        Ok(strict::exact_from_slice(&self.json)?)
     }
 
     fn within(&self, limit: usize) -> Result<(), SignedError> {

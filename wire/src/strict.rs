@@ -3,7 +3,7 @@
 //! Two readers that disagree about one document are a hole, so everything that lets readers disagree is refused:
 //! duplicate fields, floats, integers above 2^53, depth over 8, trailing bytes. On top of that each document type
 //! refuses unknown and missing fields: `deny_unknown_fields`, [`present`] for fields that may be null, and
-//! [`Unused`] for fields that must be.
+//! [`Unused`] for fields that must be. What is signed or sent has one spelling: [`exact_from_slice`].
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,10 +17,23 @@ pub const MAX_DEPTH: usize = 8;
 /// The largest integer: above it JSON readers with doubles disagree.
 pub const MAX_INTEGER: u64 = 1 << 53;
 
-/// A document that is not strict JSON of the expected shape. Holds where, never the document's own bytes.
+/// The most bytes that the reason why a document is not valid may have.
+const MAX_WHY: usize = 240;
+
+/// A document that is not strict JSON of the expected shape. It says where and why; a name of the document's own in
+/// it is made visible and cut short, since the words go to logs, records and terminals.
 #[derive(Debug, thiserror::Error)]
-#[error("not a valid document: {0}")]
+#[error("not a valid document: {}", why(.0))]
 pub struct NotStrict(#[from] serde_json::Error);
+
+fn why(error: &serde_json::Error) -> String {
+    let mut why = crate::output::visible_line(&error.to_string());
+    if why.len() > MAX_WHY {
+        why.truncate(why.floor_char_boundary(MAX_WHY));
+        why.push('…');
+    }
+    why
+}
 
 /// Reads `bytes` as `T`.
 ///
@@ -31,6 +44,20 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, NotStrict> {
     Checked { depth: 0 }.deserialize(&mut reader)?;
     reader.end()?;
     Ok(serde_json::from_slice(bytes)?)
+}
+
+/// Reads `bytes` as `T`, and refuses whatever `T` itself would write in another way, but for the order of fields and
+/// white space: a serde struct also reads from an array, and some values have more than one spelling.
+///
+/// # Errors
+/// As [`from_slice`], and for a document that is spelled in another way than its type's own.
+pub fn exact_from_slice<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, NotStrict> {
+    let value: T = from_slice(bytes)?;
+    let (own, given): (_, serde_json::Value) = (serde_json::to_value(&value)?, serde_json::from_slice(bytes)?);
+    if own == given {
+        return Ok(value);
+    }
+    Err(serde_json::Error::custom("it is spelled in another way than documents of its kind are").into())
 }
 
 /// Reads a field that may be null but must be there; serde's own `Option` accepts a missing one.
@@ -158,7 +185,7 @@ impl<'de> Visitor<'de> for Checked {
 mod tests {
     use super::*;
 
-    #[derive(Debug, Deserialize, PartialEq)]
+    #[derive(Debug, Deserialize, PartialEq, Serialize)]
     #[serde(deny_unknown_fields)]
     struct Sample {
         v: V1,
@@ -184,6 +211,30 @@ mod tests {
             "",
         ] {
             assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_reason_shows_no_raw_bytes_of_the_document() {
+        let hostile = format!(r#"{{"v":1,"name":null,"later":null,"\u001b]0;x\u0007{}":1}}"#, "é".repeat(4000));
+        let why = from_slice::<Sample>(hostile.as_bytes()).unwrap_err().to_string();
+        assert!(why.contains("unknown field"), "{why}");
+        assert!(!why.contains(char::is_control) && why.len() < 300, "{why}");
+    }
+
+    #[test]
+    fn a_document_has_one_spelling() {
+        let array = br#"[1,"a",null]"#;
+        assert!(from_slice::<Sample>(array).is_ok(), "what a serde struct reads by itself");
+        assert!(exact_from_slice::<Sample>(array).is_err());
+        let in_another_order = br#" { "later":null, "name":"\u0061", "v":1 } "#;
+        assert_eq!(exact_from_slice::<Sample>(in_another_order).unwrap().name.as_deref(), Some("a"));
+
+        use crate::request::Text;
+        let text = |json: &str| exact_from_slice::<Vec<Text>>(json.as_bytes());
+        assert_eq!(text(r#"["a",{"b64":"/w=="}]"#).unwrap(), [Text::from("a"), Text(vec![0xff])]);
+        for other in [r#"[{"b64":"YQ=="}]"#, r#"[["/w=="]]"#] {
+            assert!(text(other).is_err(), "{other}");
         }
     }
 
