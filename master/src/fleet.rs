@@ -40,6 +40,14 @@ impl Fleet {
         }
     }
 
+    /// Cuts an older connection of the same server, so that what is on its way there ends before it is asked about.
+    pub fn make_way(&self, host: &HostName) {
+        let older = self.table().remove(host);
+        if let Some(older) = older {
+            older.link.kill(Why::Replaced);
+        }
+    }
+
     /// Takes out exactly this connection; a newer one of the same server stays.
     pub fn leave(&self, agent: &Arc<Agent>) {
         let mut table = self.table();

@@ -2,6 +2,8 @@
 //!
 //! Three things go on at once: output flows from the agent to record and technician, the right to run it is asked for
 //! again and again, and the technician may cancel. Only the first ends the operation; the other two ask the agent to.
+//! No wait in here is without an end: a server that does not report and a console that does not read delay the
+//! result, and never keep it out of the record.
 
 mod recording;
 mod watch;
@@ -15,22 +17,25 @@ use reeve_link::parts::{self, Inbound, Item};
 use reeve_link::{Content, Link, Reason, Sender};
 use reeve_wire::code::{Code, Refusal};
 use reeve_wire::grant::{Factor, Grant, VALID_FOR};
-use reeve_wire::level::Level;
 use reeve_wire::message::{self, Answer, Part, PartKind};
 use reeve_wire::receipt::Outcome;
 use reeve_wire::signed::Signed;
 use reeve_wire::strict::V1;
+use tokio_util::sync::CancellationToken;
 
 use self::recording::{Finished, Recording};
 use crate::fleet::Agent;
 use crate::ledger::Recorded;
 use crate::master::Master;
-use crate::policy::{self, Grounds, Question, Request, Work};
+use crate::policy::{Grounds, Request, Work};
+use crate::running::OnItsWay;
 
 /// How old a permit's answer may be when its request leaves; older is asked for again.
 const PERMIT_AGE: Duration = Duration::from_secs(5);
 /// How long after its time limit, or after a cancel, the agent has to report the end.
 const REPORT_WITHIN: Duration = Duration::from_secs(20);
+/// How long the agent may take to take in a request and what comes with it.
+const SEND_WITHIN: Duration = Duration::from_secs(20);
 /// How long a console that does not read may hold up the end of an operation that must end.
 const CONSOLE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -40,8 +45,8 @@ pub struct Audience {
     out: Sender,
     commands: Inbound,
     stdin: Option<Bytes>,
-    session_level: Option<Level>,
     connection: Link,
+    on_its_way: OnItsWay,
 }
 
 impl Audience {
@@ -49,10 +54,10 @@ impl Audience {
         out: Sender,
         commands: Inbound,
         stdin: Option<Bytes>,
-        session_level: Option<Level>,
         connection: Link,
+        on_its_way: OnItsWay,
     ) -> Self {
-        Self { out, commands, stdin, session_level, connection }
+        Self { out, commands, stdin, connection, on_its_way }
     }
 }
 
@@ -61,19 +66,58 @@ pub async fn forward(master: &Arc<Master>, recorded: Recorded, audience: Audienc
     let asked_at = recorded.permit().asked_at();
     let trust = recorded.permit().trust();
     let (request, grounds, intent, leaf) = recorded.into_parts();
-    let Audience { mut out, mut commands, stdin, session_level, connection } = audience;
-    let _running = master.running.enter();
+    let Audience { out, mut commands, stdin, connection, mut on_its_way } = audience;
+    let mut console = Console { out, reads: true, must_end: CancellationToken::new() };
 
-    let job = Job { master, request: &request, grounds: &grounds, intent, leaf, session_level };
+    console.told(Answer::Started { record: intent }).await;
+    let job = Job { master, request: &request, grounds: &grounds, intent, leaf };
     let finished = match job.last_look(asked_at, trust).await {
         Err(refusal) => Finished::refused(refusal),
-        Ok(agent) => job.send_and_follow(&agent, stdin, &mut out, cancelled(&mut commands, &connection)).await,
+        Ok(agent) => job.send_and_follow(&agent, stdin, &mut console, cancelled(&mut commands, &connection)).await,
     };
     let answer = job.close(finished).await;
-    if let Ok(part) = Part::json(PartKind::Answer, &Answer::Ended(answer)) {
-        let told = async { out.send_all(Content::Message, parts::pack(&[part])).await.and_then(|()| out.finish()) };
-        if let Ok(Err(gone)) = tokio::time::timeout(CONSOLE_PATIENCE, told).await {
-            tracing::debug!(%gone, "the console left before the end of its work");
+    on_its_way.recorded();
+    if !console.told(Answer::Ended(answer)).await || console.out.finish().is_err() {
+        tracing::debug!("the console left before the end of its work");
+    }
+}
+
+/// Where a technician reads along. Nothing that must end waits for a reader.
+struct Console {
+    out: Sender,
+    /// Whether everything so far was taken. Once it was not, nothing more is sent: half an output must not pass for
+    /// the whole.
+    reads: bool,
+    must_end: CancellationToken,
+}
+
+impl Console {
+    /// Tells an answer, before or after what runs, when nobody has a reason to pause. False when it was not taken.
+    async fn told(&mut self, answer: Answer) -> bool {
+        if let Ok(part) = Part::json(PartKind::Answer, &answer) {
+            let patience = tokio::time::sleep(CONSOLE_PATIENCE);
+            self.send(Content::Message, parts::pack(&[part]), patience).await;
+        }
+        self.reads
+    }
+
+    /// Passes on what comes while it runs. Waits for a console that does not read, unless what runs must end.
+    async fn pass_on(&mut self, content: Content, bytes: Bytes) {
+        let must_end = self.must_end.clone();
+        let patience = async move {
+            must_end.cancelled().await;
+            tokio::time::sleep(CONSOLE_PATIENCE).await;
+        };
+        self.send(content, bytes, patience).await;
+    }
+
+    async fn send(&mut self, content: Content, bytes: Bytes, patience: impl Future<Output = ()>) {
+        if self.reads {
+            self.reads = tokio::select! {
+                biased;
+                sent = self.out.send_all(content, bytes) => sent.is_ok(),
+                () = patience => false,
+            };
         }
     }
 }
@@ -85,7 +129,6 @@ struct Job<'a> {
     grounds: &'a Grounds,
     intent: u64,
     leaf: reeve_wire::id::Digest,
-    session_level: Option<Level>,
 }
 
 impl Job<'_> {
@@ -95,24 +138,11 @@ impl Job<'_> {
         if let Some(refusal) = &agent.refusal {
             return Err(refusal.clone());
         }
+        watch::session_stands(self.master, self.request)?;
         if asked_at.elapsed() > PERMIT_AGE || self.master.trusted.bundle().number != trust {
-            self.still_allowed().await?;
+            watch::still_allowed(self.master, self.request).await?;
         }
         Ok(agent)
-    }
-
-    /// Decides again, from a fresh answer.
-    async fn still_allowed(&self) -> Result<(), Refusal> {
-        let technician = self.request.authored.technician();
-        let answer = self.master.directory.standing(&technician.name).await;
-        let question = Question {
-            technician,
-            session_level: self.session_level,
-            host: self.request.host(),
-            needs: self.request.work.needs(),
-        };
-        let now = (self.master.clock.now(), Instant::now());
-        policy::decide(question, &answer, &self.master.trusted.bundle(), now).1
     }
 
     fn grant(&self) -> Result<Signed, Refusal> {
@@ -155,7 +185,7 @@ impl Job<'_> {
         &self,
         agent: &Agent,
         stdin: Option<Bytes>,
-        out: &mut Sender,
+        console: &mut Console,
         cancelled: impl Future<Output = Refusal>,
     ) -> Finished {
         let grant = match self.grant() {
@@ -171,17 +201,26 @@ impl Job<'_> {
         };
         let (mut to_agent, from_agent) = stream.split();
         let cutter = to_agent.cutter();
-        if let Err(lost) = to_agent.send_all(Content::Message, parts::pack(&said)).await {
-            return Finished::unknown(format_args!("the connection to the server was lost: {lost}")).with_grant(&grant);
+        let sending = to_agent.send_all(Content::Message, parts::pack(&said));
+        match tokio::time::timeout(SEND_WITHIN, sending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(lost)) => {
+                let why = format_args!("the connection to the server was lost: {lost}");
+                return Finished::unknown(why).with_grant(&grant);
+            }
+            // Its last frame, with the word to go, never left.
+            Err(_) => {
+                cutter.cut(Reason::Deadline);
+                let refusal = Refusal::because(Code::NotDelivered, "it did not take it in time");
+                return Finished::refused(refusal).with_grant(&grant);
+            }
         }
         let mut recording = Recording::new(self.request, agent, grant.digest());
         let reading = Inbound::new(from_agent);
-        let steering = self.steer(&mut to_agent, cancelled);
-        let deadline = Duration::from_millis(self.request.authored.header().timeout_ms).saturating_add(REPORT_WITHIN);
+        let steering = self.steer(agent, &mut to_agent, cancelled, console.must_end.clone());
         let finished = tokio::select! {
-            finished = follow(reading, &mut recording, out) => finished,
+            finished = follow(reading, &mut recording, console) => finished,
             () = steering => Finished::unknown("the server did not report the end in time"),
-            () = tokio::time::sleep(deadline) => Finished::unknown("the server did not report the end in time"),
         };
         if finished.outcome == Outcome::Unknown {
             cutter.cut(Reason::Cancelled);
@@ -191,25 +230,36 @@ impl Job<'_> {
         finished
     }
 
-    /// Waits for a reason to end what runs, asks the agent to, and gives it time to report. Returns when that is over.
-    async fn steer(&self, to_agent: &mut Sender, cancelled: impl Future<Output = Refusal>) {
-        let question = watch::Watched {
-            master: self.master,
-            technician: self.request.authored.technician(),
-            session_level: self.session_level,
-            host: self.request.host(),
-            needs: self.request.work.needs(),
-        };
+    /// Waits for a reason why what runs must end, asks the agent to end it where that is the master's to ask, and gives
+    /// it time to report. Returns when that is over.
+    async fn steer(
+        &self,
+        agent: &Agent,
+        to_agent: &mut Sender,
+        cancelled: impl Future<Output = Refusal>,
+        must_end: CancellationToken,
+    ) {
+        let time_limit = Duration::from_millis(self.request.authored.header().timeout_ms);
         let why = tokio::select! {
-            refusal = question.lost() => Refusal { code: Code::RightLost, reason: refusal.reason },
-            refusal = cancelled => refusal,
+            refusal = watch::lost(self.master, self.request) => {
+                Some(Refusal { code: Code::RightLost, reason: refusal.reason })
+            }
+            refusal = cancelled => Some(refusal),
+            // The agent keeps the time limit itself, and nobody can be asked over a connection that is gone.
+            () = tokio::time::sleep(time_limit) => None,
+            _ = agent.link.closed() => None,
         };
-        if let Ok(cancel) = Part::json(PartKind::Cancel, &why)
-            && let Err(gone) = parts::send(to_agent, &[cancel]).await
-        {
-            tracing::debug!(%gone, "the agent left before its work could be cancelled");
-        }
-        tokio::time::sleep(REPORT_WITHIN).await;
+        must_end.cancel();
+        let asking = async {
+            if let Some(why) = why
+                && let Ok(cancel) = Part::json(PartKind::Cancel, &why)
+                && let Err(gone) = parts::send(to_agent, &[cancel]).await
+            {
+                tracing::debug!(%gone, "the agent left before its work could be cancelled");
+            }
+            std::future::pending::<()>().await;
+        };
+        drop(tokio::time::timeout(REPORT_WITHIN, asking).await);
     }
 
     /// A server that reports what was not asked of it, or not what it sent, is noted.
@@ -256,27 +306,26 @@ impl Job<'_> {
     }
 }
 
-/// Output from the agent to record and technician, until the agent reports the end.
-async fn follow(mut from_agent: Inbound, recording: &mut Recording, out: &mut Sender) -> Finished {
-    let mut listening = true;
+/// Output from the agent to record and technician, until the agent reports the end. The technician gets what the
+/// record keeps and no more.
+async fn follow(mut from_agent: Inbound, recording: &mut Recording, console: &mut Console) -> Finished {
     loop {
         match from_agent.next().await {
             Ok(Some(Item::Part(part))) => match recording.part(&part) {
                 Ok(Some(finished)) => return finished,
                 Ok(None) => {
-                    if part.kind == PartKind::Receipt && listening {
-                        listening = parts::send(out, &[part]).await.is_ok();
+                    if part.kind == PartKind::Receipt {
+                        console.pass_on(Content::Message, parts::pack(&[part])).await;
                     }
                 }
                 Err(anomaly) => return Finished::anomaly(anomaly),
             },
-            Ok(Some(Item::Bytes(content, bytes, credit))) => {
-                if let Err(anomaly) = recording.output(content, &bytes) {
-                    return Finished::anomaly(anomaly);
+            Ok(Some(Item::Bytes(content, mut bytes, credit))) => {
+                match recording.output(content, &bytes) {
+                    Ok(kept) => bytes.truncate(kept),
+                    Err(anomaly) => return Finished::anomaly(anomaly),
                 }
-                if listening {
-                    listening = out.send_all(content, bytes).await.is_ok();
-                }
+                console.pass_on(content, bytes).await;
                 drop(credit);
             }
             Ok(None) => return Finished::unknown("the server ended without saying how"),
@@ -301,3 +350,6 @@ async fn cancelled(commands: &mut Inbound, connection: &Link) -> Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

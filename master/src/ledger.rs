@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use reeve_audit::record::{Command, Draft, Ended, Happened, Item, Order, Stamp};
-use reeve_audit::{Appended, Class};
+use reeve_audit::{Appended, Class, LedgerError};
 use reeve_wire::code::{Code, Refusal};
 use reeve_wire::id::Digest;
 use reeve_wire::request::{Authored, Header, Kind};
@@ -160,14 +160,22 @@ impl Ledger {
         Ok(self.append(Class::Result, vec![draft]).await?.index)
     }
 
-    /// Records how an intent ended whose result, record `resolves`, said `unknown`.
+    /// Records what became of an intent that nobody waits for any more; `unknown` is its result, when it has one that
+    /// says so. `None` when somebody else has recorded it in the meantime.
     ///
     /// # Errors
     /// [`Code::LedgerUnavailable`].
-    pub async fn late(&self, resolves: u64, ended: Ended) -> Result<u64, Refusal> {
-        let draft = Draft::late(self.stamp(), resolves, ended);
+    pub async fn settle(&self, unknown: Option<u64>, ended: Ended) -> Result<Option<u64>, Refusal> {
+        let draft = match unknown {
+            Some(resolves) => Draft::late(self.stamp(), resolves, ended),
+            None => Draft::result(self.stamp(), ended),
+        };
         let draft = draft.map_err(|error| Refusal::because(Code::LedgerUnavailable, error))?;
-        Ok(self.append(Class::Result, vec![draft]).await?.index)
+        match self.inner.append_all(Class::Result, vec![draft]).await {
+            Ok(appended) => Ok(appended.last().map(|appended| appended.index)),
+            Err(LedgerError::Ended) => Ok(None),
+            Err(error) => Err(refused_record(error)),
+        }
     }
 
     /// Records an event that gives something: it must be durable before it counts.
@@ -176,6 +184,14 @@ impl Ledger {
     /// [`Code::LedgerUnavailable`].
     pub async fn event(&self, happened: Happened) -> Result<u64, Refusal> {
         self.append_event(Class::Intent, happened).await
+    }
+
+    /// Records what somebody outside did amiss. It is refused while the disk is full: strangers must not eat the room
+    /// that is kept for results.
+    pub async fn amiss(&self, happened: Happened) {
+        if let Err(refusal) = self.append_event(Class::Intent, happened).await {
+            tracing::error!(code = %refusal.code, "what somebody did amiss could not be recorded");
+        }
     }
 
     /// Records an event that only takes away, from the reserve if need be: it has happened already.
@@ -193,16 +209,18 @@ impl Ledger {
 
     /// Appends all or none; gives the place of the last.
     async fn append(&self, class: Class, drafts: Vec<Draft>) -> Result<Appended, Refusal> {
-        let appended = self.inner.append_all(class, drafts).await.map_err(|error| {
-            tracing::error!(%error, "the ledger refused a record");
-            Refusal::because(Code::LedgerUnavailable, error)
-        })?;
+        let appended = self.inner.append_all(class, drafts).await.map_err(refused_record)?;
         appended.last().copied().ok_or_else(|| Code::LedgerUnavailable.into())
     }
 
     fn stamp(&self) -> Stamp {
         Stamp::now(&self.clock)
     }
+}
+
+fn refused_record(error: LedgerError) -> Refusal {
+    tracing::error!(%error, "the ledger refused a record");
+    Refusal::because(Code::LedgerUnavailable, error)
 }
 
 /// The fields of an order that a request, its decision and the technician's address fill.

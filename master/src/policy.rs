@@ -261,7 +261,11 @@ pub fn judge(request: Request, answer: &Result<Answer, Unavailable>, trust: &Tru
         needs: request.work.needs(),
     };
     let (grounds, verdict) = decide(question, answer, trust, now);
-    match verdict.and_then(|()| stated_level(&request)) {
+    let verdict = verdict
+        .and_then(|()| stated_level(&request))
+        .and_then(|()| request.authored.in_time(now.0))
+        .and_then(|()| request.authored.vouched_by(trust, now.0));
+    match verdict {
         Ok(()) => Verdict::Allow(Permit { request, grounds, judged_at: now.1, trust: trust.number }),
         Err(refusal) => Verdict::Refuse(Refused { request, grounds, refusal }),
     }

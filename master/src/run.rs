@@ -147,6 +147,7 @@ async fn begin(master: &Arc<Master>) -> Result<(), Failure> {
         let (door, stop) = (master.door.clone(), master.tasks.stop());
         async move {
             tokio::select! { () = door.keep_counting() => {}, () = stop.cancelled() => {} }
+            door.write_counts().await;
         }
     });
     watch_trusted(master);

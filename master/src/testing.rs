@@ -1,4 +1,7 @@
-//! What the unit tests of this crate need to exist.
+//! What the unit tests of this crate need to exist: a trust bundle, and a whole master with a technician and an agent
+//! made by hand.
+
+pub(crate) mod bench;
 
 use reeve_wire::bundle::{Authorities, Bundle, Trust};
 use reeve_wire::keyfile::KeyLine;

@@ -110,17 +110,18 @@ impl Trusted {
 
     /// Looks at the files for ever and takes what is newer. Returns what changed to `note`, for the record.
     pub async fn watch(self, mut note: impl FnMut(Change)) {
-        let mut seen = (fingerprint(&self.bundle_path), self.index_fingerprint());
+        // They may have changed since they were first read.
+        let mut seen = (None, None);
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
             let fresh = (fingerprint(&self.bundle_path), self.index_fingerprint());
             if fresh.0 != seen.0 {
-                note(self.take_bundle());
+                self.take_bundle().into_iter().for_each(&mut note);
             }
             if fresh.1 != seen.1 {
-                note(self.take_library());
+                self.take_library().into_iter().for_each(&mut note);
             }
             seen = fresh;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -128,33 +129,43 @@ impl Trusted {
         self.library_path.as_deref().and_then(|folder| fingerprint(&index_path(folder)))
     }
 
-    fn take_bundle(&self) -> Change {
+    pub(crate) fn take_bundle(&self) -> Vec<Change> {
         let held = self.bundle();
         let next = match read_signed(&self.bundle_path).map(|signed| held.replaced_by(signed)) {
-            Ok(Ok(next)) => next,
-            Ok(Err(error)) => return Change::BundleRefused(error.to_string()),
-            Err(error) => return Change::BundleRefused(error.to_string()),
+            Ok(Ok(next)) => Arc::new(next),
+            Ok(Err(error)) => return vec![Change::BundleRefused(error.to_string())],
+            Err(error) => return vec![Change::BundleRefused(error.to_string())],
         };
-        let number = next.number;
-        self.bundle.send_replace(Arc::new(next));
-        Change::Bundle(number)
+        if next.digest() == held.digest() {
+            return Vec::new();
+        }
+        self.bundle.send_replace(Arc::clone(&next));
+        let distrusted = self.library().and_then(|index| SignedIndex::open(index.signed().clone(), &next).err());
+        let mut changes = vec![Change::Bundle(next.number)];
+        if let Some(error) = distrusted {
+            self.library.send_replace(None);
+            changes.push(Change::LibraryRefused(format!("bundle {} does not trust it: {error}", next.number)));
+        }
+        changes
     }
 
-    fn take_library(&self) -> Change {
-        let Some(folder) = self.library_path.as_deref() else {
-            return Change::LibraryRefused("there is no library folder".into());
-        };
+    fn take_library(&self) -> Option<Change> {
+        let folder = self.library_path.as_deref()?;
         let next = match read_index(folder, &self.bundle()) {
             Ok(next) => next,
-            Err(error) => return Change::LibraryRefused(error.to_string()),
+            Err(error) => return Some(Change::LibraryRefused(error.to_string())),
         };
-        let held = self.library().map_or(0, |index| index.version);
-        if next.version < held {
-            return Change::LibraryRefused(format!("library version {} is older than {held}", next.version));
+        let (version, held) = (next.version, self.library());
+        match held.map(|held| (held.version, held.digest() == next.digest())) {
+            Some((held, true)) if held == version => return None,
+            Some((held, _)) if held >= version => {
+                let why = format!("library version {version} is not newer than {held}, and is another one");
+                return Some(Change::LibraryRefused(why));
+            }
+            Some(_) | None => {}
         }
-        let version = next.version;
         self.library.send_replace(Some(Arc::new(next)));
-        Change::Library(version)
+        Some(Change::Library(version))
     }
 }
 
@@ -196,3 +207,6 @@ fn read_index(folder: &Path, trust: &Trust) -> Result<SignedIndex, TrustedError>
     let signed = Signed::from_wire(&bytes).map_err(|source| TrustedError::Index { path: path.clone(), source })?;
     SignedIndex::open(signed, trust).map_err(|source| TrustedError::Index { path, source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,10 +16,11 @@ use reeve_link::{Ended, Link, Sender};
 use reeve_wire::bundle::Trust;
 use reeve_wire::certificate::AgentIdentity;
 use reeve_wire::code::{Code, Refusal};
-use reeve_wire::id::Digest;
+use reeve_wire::id::{Digest, OperationId};
 use reeve_wire::library::SignedIndex;
 use reeve_wire::message::{AgentHello, Consistency, MasterHello, MessageError, Part, PartKind, Ready};
 use reeve_wire::note::SignedCheckpoint;
+use reeve_wire::output::visible_line;
 
 use self::reconcile::Loose;
 use crate::fleet::Agent;
@@ -27,6 +28,10 @@ use crate::master::Master;
 
 /// How long an agent may take for each step of the hello.
 const STEP_WITHIN: Duration = Duration::from_secs(30);
+/// How long an agent may take to take in what it is told: 8 MiB over a slow line.
+const SAID_WITHIN: Duration = Duration::from_secs(90);
+/// The longest reason of an agent that is passed on, in bytes.
+const MAX_REASON: usize = 1024;
 
 /// Why an agent's control stream is over.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +46,38 @@ enum Gone {
     Late,
     #[error("it says that it is {0}")]
     OtherName(String),
+    #[error("what it says of itself is too long or not printable")]
+    Unpresentable,
+    #[error("the trust bundle does not know the CA of its certificate any more")]
+    Untrusted,
+    #[error("it answers for operation {0}, which it was not asked about")]
+    Unasked(OperationId),
+    #[error("it reports again and again what it should not")]
+    Anomalies,
     #[error("{0}")]
     Refused(#[from] Refusal),
     #[error("the log cannot prove that it grows: {0}")]
     Proof(#[from] reeve_audit::ledger::NoProof),
+}
+
+impl Gone {
+    /// Whether no honest agent ends like this. Anomalies are on record one by one.
+    const fn is_amiss(&self) -> bool {
+        match self {
+            Self::Parts(PartsError::Message(_))
+            | Self::Message(_)
+            | Self::OtherName(_)
+            | Self::Unpresentable
+            | Self::Unasked(_) => true,
+            Self::Parts(_)
+            | Self::Ended(_)
+            | Self::Late
+            | Self::Untrusted
+            | Self::Anomalies
+            | Self::Refused(_)
+            | Self::Proof(_) => false,
+        }
+    }
 }
 
 /// Serves an agent's connection until it ends.
@@ -56,9 +89,9 @@ pub async fn serve(master: &Arc<Master>, identity: AgentIdentity, address: &str,
     let control = Control { master, link: link.clone(), identity };
     if let Err(gone) = control.converse(&party).await {
         tracing::info!(host = %control.identity.host, %gone, "an agent is gone");
-        if let Gone::OtherName(_) | Gone::Message(_) | Gone::Parts(PartsError::Message(_)) = gone {
+        if gone.is_amiss() {
             let happened = Happened::anomaly(party(), Code::Protocol.as_str(), &gone.to_string());
-            master.ledger.took_away(happened).await;
+            master.ledger.amiss(happened).await;
         }
     }
     link.kill(reeve_link::Why::Closed);
@@ -85,17 +118,18 @@ impl Control<'_> {
         let hello = self.hello(&mut sender, &mut inbound).await?;
         let mut shown = self.show(&mut sender, &hello).await?;
         let ready: Ready = within(inbound.part()).await?.read(PartKind::Ready)?;
-        if let Some(refusal) = &ready.refusal {
+        let refusal = unready(ready, shown.bundle);
+        if let Some(refusal) = &refusal {
             tracing::warn!(host = %self.identity.host, code = %refusal.code, "an agent accepts no work");
         }
+        self.master.fleet.make_way(&self.identity.host);
         let loose = Loose::of(self.master, &self.identity).await?;
         let loose = loose.settle(&mut sender, &mut inbound, &hello).await?;
 
         let started = hello.started.0.to_string();
         let since = self.master.clock.now();
         self.master.ledger.event(Happened::connected(party(), &started)).await?;
-        let agent =
-            Agent { identity: self.identity.clone(), hello, link: self.link.clone(), since, refusal: ready.refusal };
+        let agent = Agent { identity: self.identity.clone(), hello, link: self.link.clone(), since, refusal };
         let agent = Arc::new(agent);
         self.master.fleet.join(&agent);
         tracing::info!(host = %self.identity.host, "an agent is connected");
@@ -116,10 +150,13 @@ impl Control<'_> {
             now: self.master.clock.now(),
             last_receipt: reconcile::last_receipt(self.master, &self.identity).await?,
         };
-        parts::send(sender, &[Part::json(PartKind::MasterHello, &hello)?]).await?;
+        say(sender, &[Part::json(PartKind::MasterHello, &hello)?]).await?;
         let hello: AgentHello = within(inbound.part()).await?.read(PartKind::AgentHello)?;
         if hello.host != self.identity.host {
             return Err(Gone::OtherName(hello.host.to_string()));
+        }
+        if !hello.is_presentable() {
+            return Err(Gone::Unpresentable);
         }
         Ok(hello)
     }
@@ -140,7 +177,7 @@ impl Control<'_> {
         }
         said.extend(self.checkpoint(&checkpoint, hello.checkpoint_size).await?);
         said.push(Part::new(PartKind::Go, []));
-        parts::send(sender, &said).await?;
+        say(sender, &said).await?;
         Ok(Shown {
             bundle: trust.number,
             library: library.map(|index| index.version),
@@ -175,6 +212,9 @@ impl Control<'_> {
             let newest = checkpoints.borrow_and_update().clone();
             let trust = Arc::clone(&bundles.borrow_and_update());
             let library = libraries.borrow_and_update().clone();
+            if !trust.ca.agents.iter().any(|ca| *ca.key() == self.identity.ca) {
+                return Err(Gone::Untrusted);
+            }
             self.push(sender, shown, &newest, &trust, library.as_deref()).await?;
             tokio::select! {
                 changed = checkpoints.changed() => if changed.is_err() { return Ok(()) },
@@ -211,7 +251,7 @@ impl Control<'_> {
             shown.checkpoint = newest.checkpoint.size;
         }
         if !said.is_empty() {
-            parts::send(sender, &said).await?;
+            say(sender, &said).await?;
         }
         Ok(())
     }
@@ -225,6 +265,25 @@ fn library_index(index: &SignedIndex) -> Part {
     Part::new(PartKind::Index, index.signed().to_wire())
 }
 
+/// Why an agent takes no work: by its own word, or because it has not taken the bundle that it was shown.
+fn unready(ready: Ready, shown: u64) -> Option<Refusal> {
+    if let Some(Refusal { code, reason }) = ready.refusal {
+        let mut reason = visible_line(&reason);
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        return Some(Refusal { code, reason });
+    }
+    let behind = format_args!("the server's agent has trust bundle {}, and the master's is {shown}", ready.bundle);
+    (ready.bundle < shown).then(|| Refusal::because(Code::TrustUnanswered, behind))
+}
+
+/// Says something to an agent, which must take it in time.
+async fn say(sender: &mut Sender, said: &[Part]) -> Result<(), Gone> {
+    Ok(tokio::time::timeout(SAID_WITHIN, parts::send(sender, said)).await.map_err(|_| Gone::Late)??)
+}
+
 async fn within<T>(said: impl Future<Output = Result<T, PartsError>>) -> Result<T, Gone> {
     Ok(tokio::time::timeout(STEP_WITHIN, said).await.map_err(|_| Gone::Late)??)
 }
+
+#[cfg(test)]
+mod tests;

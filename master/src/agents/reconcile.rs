@@ -4,28 +4,31 @@
 //! An operation that the journal does not know was never delivered if the agent was up all along; otherwise nobody can
 //! say, and the record says so.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use reeve_audit::Reader;
-use reeve_audit::reader::OpenOperation;
-use reeve_audit::record::{Ended, Happened, Party};
+use reeve_audit::reader::{At, OpenOperation};
+use reeve_audit::record::{Body, Ended, Happened, Party};
 use reeve_link::Sender;
-use reeve_link::parts::{self, Inbound};
+use reeve_link::parts::Inbound;
 use reeve_wire::certificate::AgentIdentity;
 use reeve_wire::code::{Code, Refusal};
 use reeve_wire::id::OperationId;
 use reeve_wire::message::{AgentHello, ChainEnd, Found, JournalState, Part, PartKind, Query};
 use reeve_wire::name::HostName;
 use reeve_wire::receipt::{Event, Outcome, Receipt};
-use reeve_wire::signed::Signed;
-use reeve_wire::time::Millis;
+use reeve_wire::signed::{MAX_SIGNED, Signed};
 
-use super::{Gone, within};
+use super::{Gone, STEP_WITHIN, say, within};
 use crate::master::Master;
 
 /// The most operations of one question.
 const MOST_ASKED: usize = 1000;
+/// The most operations that a server may report as running.
+const MOST_RUNNING: usize = 4096;
+/// So many anomalies end a connection.
+const MOST_ANOMALIES: u32 = 8;
 
 /// The last receipt of this server that the ledger holds.
 pub(super) async fn last_receipt(master: &Arc<Master>, identity: &AgentIdentity) -> Result<Option<ChainEnd>, Refusal> {
@@ -50,28 +53,69 @@ async fn read<T: Send + 'static>(
     asked.await.map_err(|error| unreadable(&error))?.map_err(|error| unreadable(&error))
 }
 
-/// Intents of `host` whose end the ledger does not know.
-async fn open_at(master: &Arc<Master>, host: &HostName) -> Result<Vec<OpenOperation>, Refusal> {
-    let host = host.clone();
+/// Intents of `host` whose end the ledger does not know, but for those that are on their way.
+async fn open_at(master: &Arc<Master>, host: &HostName) -> Result<Vec<OperationId>, Refusal> {
     let open = read(master, |reader| reader.open_operations(true)).await?;
-    Ok(open.into_iter().filter(|open| open.intent.value.order.host.as_ref() == Some(&host)).collect())
+    let here = open.into_iter().filter(|open| open.intent.value.order.host.as_ref() == Some(host));
+    let operations = here.map(|open| open.intent.value.order.operation);
+    Ok(operations.filter(|operation| !master.running.has(*operation, host)).collect())
 }
 
-/// Operations of one server whose end the ledger does not know.
+/// What the ledger knows of one operation on one server.
+enum Known {
+    /// There is no intent of it.
+    Never,
+    /// Its end is known.
+    Ended,
+    /// Its end is not known.
+    Open(Box<OpenOperation>),
+}
+
+async fn look_up(master: &Arc<Master>, operation: OperationId, host: &HostName) -> Result<Known, Refusal> {
+    let host = host.clone();
+    let stories = read(master, move |reader| reader.stories(operation, Some(&host))).await?;
+    let mut known = Known::Never;
+    for story in stories {
+        let verdict = story.verdict().map(|verdict| verdict.outcome);
+        let unknown = story.result.as_ref().map(|result| result.index);
+        let Body::Intent(intent) = story.first.value.body else {
+            continue;
+        };
+        if story.late.is_none() && verdict.is_none_or(|outcome| outcome == Outcome::Unknown) {
+            let intent = At { index: story.first.index, value: intent };
+            return Ok(Known::Open(Box::new(OpenOperation { intent, unknown })));
+        }
+        known = Known::Ended;
+    }
+    Ok(known)
+}
+
+/// Operations of one server whose end the ledger does not know, and what the server says of them on its control
+/// stream. What is on its way on a stream of its own is left to that stream.
 pub(super) struct Loose<'a> {
     master: &'a Arc<Master>,
     identity: &'a AgentIdentity,
-    open: HashMap<OperationId, OpenOperation>,
+    open: BTreeSet<OperationId>,
     /// Receipts that came and whose operation has not ended yet.
     receipts: HashMap<OperationId, Vec<Vec<u8>>>,
+    anomalies: u32,
 }
 
 impl<'a> Loose<'a> {
-    /// What the ledger holds open, leaving out what is on its way on another connection of the same server.
+    /// What the ledger holds open. Call it when older connections of the server are cut: it waits until what was on
+    /// its way there is recorded.
     pub(super) async fn of(master: &'a Arc<Master>, identity: &'a AgentIdentity) -> Result<Self, Refusal> {
-        let open = open_at(master, &identity.host).await?;
-        let open = open.into_iter().map(|open| (open.intent.value.order.operation, open)).collect();
-        Ok(Self { master, identity, open, receipts: HashMap::new() })
+        let host = &identity.host;
+        let older = async {
+            for operation in master.running.at(host) {
+                master.running.over(operation, host).await;
+            }
+        };
+        if tokio::time::timeout(STEP_WITHIN, older).await.is_err() {
+            tracing::warn!(%host, "what was on its way on an older connection has not ended yet");
+        }
+        let open = open_at(master, host).await?.into_iter().collect();
+        Ok(Self { master, identity, open, receipts: HashMap::new(), anomalies: 0 })
     }
 
     /// Asks the agent's journal about all of them and records what it says. What still runs stays loose.
@@ -81,22 +125,23 @@ impl<'a> Loose<'a> {
         inbound: &mut Inbound,
         hello: &AgentHello,
     ) -> Result<Self, Gone> {
-        let mut asked: Vec<_> = self.open.keys().copied().collect();
-        asked.sort_unstable();
+        let asked: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
         for operations in asked.chunks(MOST_ASKED) {
             let query = Query { operations: operations.to_vec() };
-            parts::send(sender, &[Part::json(PartKind::Query, &query)?]).await?;
-            let mut answered = 0;
-            while answered < operations.len() {
+            say(sender, &[Part::json(PartKind::Query, &query)?]).await?;
+            let mut unanswered: BTreeSet<_> = operations.iter().copied().collect();
+            while !unanswered.is_empty() {
                 let part = within(inbound.part()).await?;
-                if part.kind == PartKind::Found {
-                    answered += 1;
-                    let found: Found = part.read(PartKind::Found)?;
-                    if found.state == JournalState::Absent {
-                        self.absent(found.operation, hello).await?;
-                    }
-                } else {
+                if part.kind != PartKind::Found {
                     self.take(&part).await?;
+                    continue;
+                }
+                let found: Found = part.read(PartKind::Found)?;
+                if !unanswered.remove(&found.operation) {
+                    return Err(Gone::Unasked(found.operation));
+                }
+                if found.state == JournalState::Absent {
+                    self.absent(found.operation, hello).await?;
                 }
             }
         }
@@ -110,13 +155,7 @@ impl<'a> Loose<'a> {
         }
         match self.read_receipt(&part.bytes) {
             Ok(receipt) => self.place(&receipt, part.bytes.clone()).await,
-            Err(why) => {
-                let key = reeve_wire::sshsig::fingerprint(&self.identity.key);
-                let party = Party::agent(self.identity.host.clone(), Some(&key), None);
-                let happened = Happened::anomaly(party, Code::Protocol.as_str(), &why).evidence("receipt", &part.bytes);
-                self.master.ledger.took_away(happened).await;
-                Ok(())
-            }
+            Err(why) => self.note(None, &why, &part.bytes).await,
         }
     }
 
@@ -124,7 +163,7 @@ impl<'a> Loose<'a> {
         let signed = Signed::from_wire(bytes).map_err(|error| error.to_string())?;
         let receipt = signed.verify::<Receipt>(&self.identity.key).map_err(|error| error.to_string())?;
         receipt.consistent().map_err(|refusal| refusal.reason)?;
-        if receipt.host != self.identity.host {
+        if receipt.host != self.identity.host || receipt.site != self.master.config.site {
             return Err("a receipt of another server".to_owned());
         }
         Ok(receipt.value().clone())
@@ -134,59 +173,78 @@ impl<'a> Loose<'a> {
         let Some(operation) = receipt.operation else {
             return Ok(());
         };
-        if !self.open.contains_key(&operation) {
-            self.adopt(operation).await?;
+        let host = &self.identity.host;
+        // Its own stream was cut a moment ago, and is still being recorded.
+        if tokio::time::timeout(STEP_WITHIN, self.master.running.over(operation, host)).await.is_err() {
+            let why = "it reports beside its own stream what is on its way there";
+            return self.note(Some(operation), why, &bytes).await;
         }
-        if !self.open.contains_key(&operation) {
-            return self.never_asked(operation, &bytes).await;
+        let open = match look_up(self.master, operation, host).await? {
+            Known::Open(open) => open,
+            Known::Ended => {
+                tracing::debug!(%operation, "what a server reports late is on record already");
+                return Ok(());
+            }
+            Known::Never => {
+                let why = "it reports an operation that this master never sent it";
+                return self.note(Some(operation), why, &bytes).await;
+            }
+        };
+        if receipt.request.is_some_and(|request| open.intent.value.order.request != Some(request)) {
+            let why = "its receipt is of another request than the one that was recorded";
+            return self.note(Some(operation), why, &bytes).await;
         }
-        self.receipts.entry(operation).or_default().push(bytes);
         match receipt.event {
-            Event::Ended | Event::Refused => self.end(operation, receipt).await,
-            Event::Accepted | Event::Restarted => Ok(()),
+            Event::Ended | Event::Refused => self.end(&open, receipt, bytes).await,
+            Event::Accepted if self.receipts.contains_key(&operation) || self.receipts.len() >= MOST_RUNNING => {
+                self.note(Some(operation), "it accepts the same operation again, or too many", &bytes).await
+            }
+            Event::Accepted => {
+                self.receipts.insert(operation, vec![bytes]);
+                Ok(())
+            }
+            Event::Restarted => Ok(()),
         }
     }
 
-    /// An operation whose stream was lost after this connection began is in the ledger by the time its receipt comes.
-    async fn adopt(&mut self, operation: OperationId) -> Result<(), Gone> {
-        let open = open_at(self.master, &self.identity.host).await?;
-        let found = open.into_iter().find(|open| open.intent.value.order.operation == operation);
-        self.open.extend(found.map(|open| (operation, open)));
-        Ok(())
-    }
-
-    async fn never_asked(&self, operation: OperationId, receipt: &[u8]) -> Result<(), Gone> {
+    /// Notes what no honest agent does. One that goes on with it is cut: each note costs a record.
+    async fn note(&mut self, operation: Option<OperationId>, why: &str, receipt: &[u8]) -> Result<(), Gone> {
         let key = reeve_wire::sshsig::fingerprint(&self.identity.key);
         let party = Party::agent(self.identity.host.clone(), Some(&key), None);
-        let why = "it reports an operation that this master never sent it, or that has ended";
-        let happened = Happened::anomaly(party, Code::Protocol.as_str(), why).of_operation(operation);
-        self.master.ledger.took_away(happened.evidence("receipt", receipt)).await;
-        Ok(())
+        let mut happened = Happened::anomaly(party, Code::Protocol.as_str(), why);
+        if let Some(operation) = operation {
+            happened = happened.of_operation(operation);
+        }
+        if receipt.len() <= MAX_SIGNED + 8 {
+            happened = happened.evidence("receipt", receipt);
+        }
+        self.master.ledger.amiss(happened).await;
+        self.anomalies = self.anomalies.saturating_add(1);
+        if self.anomalies < MOST_ANOMALIES { Ok(()) } else { Err(Gone::Anomalies) }
     }
 
-    async fn end(&mut self, operation: OperationId, receipt: &Receipt) -> Result<(), Gone> {
-        let Some(open) = self.open.remove(&operation) else {
-            return Ok(());
-        };
+    async fn end(&mut self, open: &OpenOperation, receipt: &Receipt, bytes: Vec<u8>) -> Result<(), Gone> {
+        let operation = open.intent.value.order.operation;
         let outcome = receipt.outcome.unwrap_or(Outcome::Unknown);
+        let mut receipts = self.receipts.remove(&operation).unwrap_or_default();
+        receipts.push(bytes);
         let ended = Ended {
             exit_status: receipt.exit_status,
             signal: receipt.signal,
             code: receipt.code.map(|code| code.as_str().to_owned()),
             reason: receipt.reason.clone(),
-            receipts: self.receipts.remove(&operation).unwrap_or_default(),
+            receipts,
             ..Ended::new(operation, self.identity.host.clone(), open.intent.index, outcome)
         };
-        self.record(&open, ended).await
+        self.record(open, ended).await
     }
 
     /// The journal does not know it.
     async fn absent(&mut self, operation: OperationId, hello: &AgentHello) -> Result<(), Gone> {
-        let Some(open) = self.open.remove(&operation) else {
+        let host = self.identity.host.clone();
+        let Known::Open(open) = look_up(self.master, operation, &host).await? else {
             return Ok(());
         };
-        let host = self.identity.host.clone();
-        let sent_at = Millis(open.intent.value.deadline / 1000);
         let up_all_along = open.intent.value.order.agent.as_deref() == Some(hello.started.0.to_string().as_str());
         let (outcome, refusal) = if up_all_along {
             (Outcome::Unreachable, Refusal::from(Code::NotDelivered))
@@ -196,7 +254,7 @@ impl<'a> Loose<'a> {
             );
             (Outcome::Unknown, Refusal::because(Code::OutcomeUnknown, why))
         };
-        tracing::debug!(%operation, %outcome, due = %sent_at, "an operation is not in its server's journal");
+        tracing::debug!(%operation, %outcome, "an operation is not in its server's journal");
         let ended = Ended {
             code: Some(refusal.code.as_str().to_owned()),
             reason: Some(refusal.reason),
@@ -207,10 +265,11 @@ impl<'a> Loose<'a> {
 
     /// An `unknown` that is already recorded stays; what is known by now points at it.
     async fn record(&self, open: &OpenOperation, ended: Ended) -> Result<(), Gone> {
-        match (open.unknown, ended.outcome) {
-            (Some(_), Outcome::Unknown) => {}
-            (Some(unknown), _) => drop(self.master.ledger.late(unknown, ended).await?),
-            (None, _) => drop(self.master.ledger.close(ended).await?),
+        if open.unknown.is_some() && ended.outcome == Outcome::Unknown {
+            return Ok(());
+        }
+        if self.master.ledger.settle(open.unknown, ended).await?.is_none() {
+            tracing::debug!("another connection of the same server was first to say how an operation ended");
         }
         Ok(())
     }

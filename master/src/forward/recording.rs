@@ -5,7 +5,7 @@ use reeve_link::Content as Stream;
 use reeve_wire::code::{Code, Refusal};
 use reeve_wire::id::{Digest, OperationId};
 use reeve_wire::message::{Part, PartKind, Salts};
-use reeve_wire::name::HostName;
+use reeve_wire::name::{HostName, Name};
 use reeve_wire::receipt::{Event, Outcome, Receipt, StreamReceipt};
 use reeve_wire::signed::Signed;
 use ssh_key::public::KeyData;
@@ -116,10 +116,11 @@ fn with_length(content: Option<Content>, receipt: Option<StreamReceipt>) -> Opti
     }
 }
 
-/// Whether output is what a receipt commits to. A receipt without output commits to nothing.
+/// Whether output is what a receipt commits to. A receipt that says nothing of output goes with none.
 fn agrees(content: Option<&Content>, receipt: Option<StreamReceipt>) -> bool {
     match (content, receipt) {
-        (_, None) => true,
+        (None, None) => true,
+        (Some(content), None) => content.pointer().length == 0,
         (None, Some(receipt)) => receipt.kept == 0,
         (Some(content), Some(receipt)) => content.commitment() == receipt.commitment,
     }
@@ -127,24 +128,28 @@ fn agrees(content: Option<&Content>, receipt: Option<StreamReceipt>) -> bool {
 
 /// Output and receipts of one operation, as they come.
 pub(super) struct Recording {
+    site: Name,
     host: HostName,
     key: KeyData,
     operation: OperationId,
     request: Digest,
     grant: Digest,
     streams: [Option<ContentWriter>; 2],
+    accepted: bool,
     receipts: Vec<Vec<u8>>,
 }
 
 impl Recording {
     pub(super) fn new(request: &Request, agent: &Agent, grant: Digest) -> Self {
         Self {
+            site: request.authored.header().site.clone(),
             host: agent.identity.host.clone(),
             key: agent.identity.key.clone(),
             operation: request.authored.header().operation,
             request: request.authored.digest(),
             grant,
             streams: [None, None],
+            accepted: false,
             receipts: Vec::new(),
         }
     }
@@ -162,7 +167,8 @@ impl Recording {
         Ok(None)
     }
 
-    pub(super) fn output(&mut self, content: Stream, bytes: &[u8]) -> Result<(), String> {
+    /// Takes output; gives how many of its bytes, from the first, the record keeps.
+    pub(super) fn output(&mut self, content: Stream, bytes: &[u8]) -> Result<usize, String> {
         let [stdout, stderr] = &mut self.streams;
         let writer = match content {
             Stream::Stdout => stdout,
@@ -172,24 +178,30 @@ impl Recording {
             }
         };
         let writer = writer.as_mut().ok_or("it sent output before its salts")?;
-        writer.write(bytes).map_err(|error: ContentError| error.to_string())
+        let room = usize::try_from(MAX_OUTPUT.saturating_sub(writer.seen())).unwrap_or(usize::MAX);
+        writer.write(bytes).map_err(|error: ContentError| error.to_string())?;
+        Ok(room.min(bytes.len()))
     }
 
     fn receipt(&mut self, bytes: &[u8]) -> Result<Option<Finished>, String> {
         let signed = Signed::from_wire(bytes).map_err(|error| error.to_string())?;
         let receipt = signed.verify::<Receipt>(&self.key).map_err(|error| error.to_string())?;
         receipt.consistent().map_err(|refusal| refusal.reason)?;
-        let ours = receipt.host == self.host && receipt.operation == Some(self.operation);
+        let ours = receipt.site == self.site && receipt.host == self.host && receipt.operation == Some(self.operation);
         let about = receipt.request.is_none_or(|request| request == self.request)
             && receipt.grant.is_none_or(|grant| grant == self.grant);
         if !ours || !about {
             return Err("it sent a receipt of another operation".to_owned());
         }
+        let end = match (receipt.event, self.accepted) {
+            (Event::Accepted, false) => None,
+            (Event::Ended, true) | (Event::Refused, false) => Some(Finished::from_receipt(&receipt)),
+            (Event::Accepted | Event::Ended | Event::Refused | Event::Restarted, _) => {
+                return Err("it sent a receipt that does not belong here".to_owned());
+            }
+        };
+        self.accepted = true;
         self.receipts.push(bytes.to_vec());
-        match receipt.event {
-            Event::Accepted => Ok(None),
-            Event::Ended | Event::Refused => Ok(Some(Finished::from_receipt(&receipt))),
-            Event::Restarted => Err("it sent a receipt that does not belong here".to_owned()),
-        }
+        Ok(end)
     }
 }

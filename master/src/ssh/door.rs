@@ -1,7 +1,7 @@
 //! Records of those who were not let in: the first of a source and reason at once, the rest of that minute as a count.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,18 @@ const MOST: usize = 4096;
 
 type Counted = HashMap<(Option<IpAddr>, Code), u64>;
 
+/// What counts as one source: an address, or for version 6 the network of one subscriber, who has all the addresses
+/// in it.
+fn source_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
 /// Whom the door turned away. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Door {
@@ -31,16 +43,16 @@ impl Door {
         Self { ledger, counted: Arc::default() }
     }
 
-    /// Records that `party`, from `source`, was refused a connection or a login.
-    pub async fn refused(&self, source: IpAddr, party: Party, refusal: &Refusal) {
-        if self.count(source, refusal.code) {
+    /// Records that `party`, from `address`, was refused a connection or a login.
+    pub async fn refused(&self, address: IpAddr, party: Party, refusal: &Refusal) {
+        if self.count(source_of(address), refusal.code) {
             let (code, reason) = (refusal.code.as_str(), &refusal.reason);
             let happened = if party.user.is_some() {
                 Happened::login_failed(party, code, reason, 1)
             } else {
                 Happened::connection_refused(party, code, reason, 1)
             };
-            self.ledger.took_away(happened).await;
+            self.ledger.amiss(happened).await;
         }
     }
 
@@ -55,15 +67,34 @@ impl Door {
     }
 
     /// Writes the counts of each window for ever.
-    pub async fn keep_counting(self) {
+    pub async fn keep_counting(&self) {
         loop {
             tokio::time::sleep(WINDOW).await;
-            let counted = std::mem::take(&mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner));
-            for ((source, code), count) in counted.into_iter().filter(|(_, count)| *count > 1) {
-                let party = source.map_or_else(Party::default, |source| Party::address(&source.to_string()));
-                let more = count.saturating_sub(1);
-                self.ledger.took_away(Happened::connection_refused(party, code.as_str(), code.sentence(), more)).await;
-            }
+            self.write_counts().await;
         }
+    }
+
+    /// Writes what was counted and not written yet.
+    pub async fn write_counts(&self) {
+        let counted = std::mem::take(&mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner));
+        for ((source, code), count) in counted.into_iter().filter(|(_, count)| *count > 1) {
+            let party = source.map_or_else(Party::default, |source| Party::address(&source.to_string()));
+            let more = count.saturating_sub(1);
+            self.ledger.amiss(Happened::connection_refused(party, code.as_str(), code.sentence(), more)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscriber_is_one_source_however_many_addresses_it_has() {
+        let source = |text: &str| source_of(text.parse().unwrap());
+        assert_eq!(source("2001:db8:1:2::1"), source("2001:db8:1:2:ffff::9"));
+        assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("::ffff:192.0.2.1"), source("::ffff:192.0.2.2"));
     }
 }

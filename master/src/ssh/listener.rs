@@ -16,7 +16,8 @@ use crate::master::Master;
 
 /// Connections that have not proved who they are, at once.
 const STRANGERS: usize = 256;
-/// How long a connection has to prove who it is.
+/// How long a connection has to prove who it is and to ask for what Reeve serves. Who proves nothing, and only reads
+/// the trust bundle, has no more.
 const LOGIN_GRACE: Duration = Duration::from_secs(20);
 /// Connections that the kernel holds for us.
 const BACKLOG: u32 = 4096;
@@ -61,6 +62,8 @@ async fn accept_for_ever(listener: &TcpListener, config: &Arc<russh::server::Con
         };
         match listener.accept().await {
             Ok((socket, peer)) => {
+                // One listener takes both versions, and shows those of version 4 in the form of version 6.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 let (config, master) = (Arc::clone(config), Arc::clone(master));
                 let serving = Arc::clone(&master);
                 serving.tasks.spawn("connection", async move {

@@ -113,7 +113,6 @@ impl Visitor {
     fn admit(&mut self, who: Who) -> Auth {
         self.leaving.with(|seen| seen.settled = true);
         self.stage = Stage::Known(who);
-        self.admitted.cancel();
         Auth::Accept
     }
 
@@ -157,6 +156,10 @@ impl Visitor {
         let Stage::Known(who) = &self.stage else {
             return;
         };
+        // Who may be anyone keeps a stranger's place and time.
+        if !matches!(who, Who::Anyone) {
+            self.admitted.cancel();
+        }
         let (master, who, address) = (Arc::clone(&self.master), who.clone(), self.peer.ip().to_string());
         self.master.tasks.spawn("visitor", async move {
             match who {

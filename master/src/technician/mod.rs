@@ -7,13 +7,14 @@ mod session;
 mod submit;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use reeve_audit::record::{Order, Party};
 use reeve_link::parts::{self, Inbound, PartsError};
 use reeve_link::{Content, Link, Sender, Stream};
-use reeve_wire::certificate::Technician;
+use reeve_wire::certificate::{self, Technician};
 use reeve_wire::code::{Code, Refusal};
 use reeve_wire::id::OperationId;
 use reeve_wire::level::Level;
@@ -25,7 +26,7 @@ use crate::master::Master;
 use crate::sessions::Session;
 use crate::ssh::Who;
 
-/// How long a technician's console may take to say all of an ask.
+/// How long a technician's console may take to say all of an ask, and to take in the answer.
 const ASK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Requests that one connection may have handed in at once.
@@ -41,6 +42,8 @@ pub struct Visit {
     address: String,
     link: Link,
     requests: Mutex<HashMap<OperationId, Arc<Submitted>>>,
+    /// The number of the bundle that last vouched for the certificate; no number before any did.
+    vouched_by: AtomicU64,
 }
 
 /// Serves a technician's connection until it ends.
@@ -59,6 +62,7 @@ pub async fn serve(master: &Arc<Master>, who: Who, address: String, link: &Link)
         address,
         link: link.clone(),
         requests: Mutex::default(),
+        vouched_by: AtomicU64::new(u64::MAX),
     });
     while let Some(stream) = link.accept().await {
         let visit = Arc::clone(&visit);
@@ -109,11 +113,23 @@ impl Visit {
         if now > self.technician.not_after {
             return Err(Code::CertificateExpired.into());
         }
+        self.still_vouched_for(now)?;
         if let Some(session) = &self.session {
             self.master.sessions.find(&self.technician.name, session.delegation.session_key.key(), now)?;
             if matches!(ask, Ask::Register {}) {
                 return Err(Refusal::because(Code::DelegationInvalid, "a session key registers no other"));
             }
+        }
+        Ok(())
+    }
+
+    /// Each bundle is asked once whether it still knows the CA of the certificate.
+    fn still_vouched_for(&self, now: Millis) -> Result<(), Refusal> {
+        let trust = self.master.trusted.bundle();
+        if self.vouched_by.load(Ordering::Relaxed) != trust.number {
+            let certificate = certificate::from_wire(&self.certificate).map_err(|error| error.0)?;
+            certificate::technician(&certificate, &trust, now).map_err(|error| error.0)?;
+            self.vouched_by.store(trust.number, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -191,9 +207,11 @@ async fn finish(sender: Sender, answer: &Answer) {
 }
 
 async fn finish_with(mut sender: Sender, last: &[Part]) {
-    if sender.send_all(Content::Message, parts::pack(last)).await.is_ok()
-        && let Err(gone) = sender.finish()
-    {
-        tracing::debug!(%gone, "an answer found nobody");
+    let told = sender.send_all(Content::Message, parts::pack(last));
+    if !matches!(tokio::time::timeout(ASK_WITHIN, told).await, Ok(Ok(()))) || sender.finish().is_err() {
+        tracing::debug!("an answer found nobody");
     }
 }
+
+#[cfg(test)]
+mod tests;

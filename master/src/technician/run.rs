@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use reeve_audit::record::Order;
+use reeve_link::Sender;
 use reeve_link::parts::{Inbound, PartsError};
-use reeve_link::{Sender, parts};
 use reeve_wire::code::{Code, Refusal};
 use reeve_wire::id::OperationId;
 use reeve_wire::level::Level;
-use reeve_wire::message::{Answer, MessageError, Part, PartKind};
+use reeve_wire::message::{Answer, MessageError, PartKind};
 use reeve_wire::name::HostName;
 use reeve_wire::request::TargetPath;
 
@@ -17,20 +18,22 @@ use super::{Visit, both_clocks, finish, refused, within};
 use crate::forward::{Audience, forward};
 use crate::ledger::Recorded;
 use crate::policy::{self, Request, Verdict};
+use crate::running::OnItsWay;
+
+/// A request whose intent is durable, and that counts as on its way since before it was.
+struct Begun {
+    recorded: Recorded,
+    on_its_way: OnItsWay,
+    stdin: Option<Bytes>,
+}
 
 impl Visit {
-    pub(super) async fn run(&self, mut sender: Sender, mut inbound: Inbound, operation: OperationId, host: &HostName) {
-        let recorded = match self.judge_and_record(&mut inbound, operation, host).await {
-            Ok(recorded) => recorded,
+    pub(super) async fn run(&self, sender: Sender, mut inbound: Inbound, operation: OperationId, host: &HostName) {
+        let Begun { recorded, on_its_way, stdin } = match self.judge_and_record(&mut inbound, operation, host).await {
+            Ok(begun) => begun,
             Err(answer) => return finish(sender, &answer).await,
         };
-        let stdin = self.submitted(operation).ok().and_then(|submitted| submitted.stdin.clone());
-        if let Ok(started) = Part::json(PartKind::Answer, &Answer::Started { record: recorded.intent() })
-            && let Err(gone) = parts::send(&mut sender, &[started]).await
-        {
-            tracing::debug!(%gone, "the console left before its work began");
-        }
-        let audience = Audience::new(sender, inbound, stdin, self.session_level(), self.link.clone());
+        let audience = Audience::new(sender, inbound, stdin, self.link.clone(), on_its_way);
         forward(&self.master, recorded, audience).await;
     }
 
@@ -40,14 +43,14 @@ impl Visit {
         inbound: &mut Inbound,
         operation: OperationId,
         host: &HostName,
-    ) -> Result<Recorded, Answer> {
+    ) -> Result<Begun, Answer> {
         let submitted = match self.submitted(operation) {
             Ok(submitted) => submitted,
             Err(refusal) => {
                 return Err(self.refuse(Order { host: Some(host.clone()), ..self.order(operation) }, refusal).await);
             }
         };
-        let request = match self.request(inbound, &submitted, operation, host).await {
+        let request = match self.request(inbound, &submitted, host).await {
             Ok(request) => request,
             Err(refusal) => {
                 let order = Order { host: Some(host.clone()), ..self.order_of(&submitted) };
@@ -60,6 +63,10 @@ impl Visit {
         } else {
             directory.standing(&self.technician.name).await
         };
+        let Some(on_its_way) = self.master.running.enter(operation, host) else {
+            let order = Order { host: Some(host.clone()), ..self.order_of(&submitted) };
+            return Err(self.refuse(order, Refusal::because(Code::Busy, "the master is stopping")).await);
+        };
         let header = submitted.header(&self.master.ledger, request.path.size).await.map_err(refused)?;
         let trust = self.master.trusted.bundle();
         match policy::judge(request, &answer, &trust, both_clocks(&self.master)) {
@@ -70,7 +77,8 @@ impl Visit {
             }
             Verdict::Allow(permit) => {
                 let agent = self.master.fleet.agent(host).map(|agent| agent.hello.started.0.to_string());
-                self.master.ledger.open(permit, header, &self.address, agent).await.map_err(refused)
+                let recorded = self.master.ledger.open(permit, header, &self.address, agent).await.map_err(refused)?;
+                Ok(Begun { recorded, on_its_way, stdin: submitted.stdin.clone() })
             }
         }
     }
@@ -79,20 +87,14 @@ impl Visit {
         self.requests().get(&operation).cloned().ok_or_else(|| Code::RequestUnknown.into())
     }
 
-    async fn request(
-        &self,
-        inbound: &mut Inbound,
-        submitted: &Submitted,
-        operation: OperationId,
-        host: &HostName,
-    ) -> Result<Request, Refusal> {
+    async fn request(&self, inbound: &mut Inbound, submitted: &Submitted, host: &HostName) -> Result<Request, Refusal> {
         let (leaf, path) = within(target(inbound)).await?;
         let request = Request::for_host(Arc::clone(&submitted.authored), submitted.work.clone(), leaf, path)?;
         if request.host() != host {
             return Err(Code::TargetMismatch.into());
         }
-        let not_after = submitted.authored.header().not_after;
-        if !self.master.replay.use_once(operation, host, not_after, self.now()) {
+        self.signed_by_a_live_session(&submitted.authored)?;
+        if !self.master.replay.use_once(&submitted.authored, host, self.now()) {
             return Err(Code::RequestReplayed.into());
         }
         Ok(request)

@@ -123,7 +123,7 @@ impl Visit {
     }
 
     /// The delegation's session key must still be registered: a logout ends what it could sign.
-    fn signed_by_a_live_session(&self, authored: &Authored) -> Result<(), Refusal> {
+    pub(super) fn signed_by_a_live_session(&self, authored: &Authored) -> Result<(), Refusal> {
         if let Some(delegation) = authored.delegation() {
             self.master.sessions.find(&self.technician.name, delegation.session_key.key(), self.now())?;
         }
