@@ -44,6 +44,12 @@ impl Inbound {
         Self { receiver, reader: PartReader::default() }
     }
 
+    /// Reads parts of at most `most` bytes: what a peer may make this side hold on one stream.
+    #[must_use]
+    pub fn bounded(receiver: Receiver, most: usize) -> Self {
+        Self { receiver, reader: PartReader::bounded(most) }
+    }
+
     /// What comes next; `None` is the other side's end. Safe to drop and ask again.
     ///
     /// # Errors

@@ -11,5 +11,5 @@ mod killable;
 pub use algorithms::{client_algorithms, is_host_algorithm, is_user_algorithm, server_algorithms};
 pub(crate) use carrier::Writer;
 pub use carrier::{ServerCarrier, serve};
-pub use config::{HostIdentity, client_config, server_config};
+pub use config::{HostIdentity, REFUSAL_TIME, client_config, server_config};
 pub use killable::Killable;

@@ -19,7 +19,7 @@ use reeve_wire::code::{Code, Refusal};
 use reeve_wire::grant::{Factor, Grant, VALID_FOR};
 use reeve_wire::message::{self, Answer, Part, PartKind};
 use reeve_wire::receipt::Outcome;
-use reeve_wire::signed::Signed;
+use reeve_wire::signed::{MAX_SIGNED, Signed};
 use reeve_wire::strict::V1;
 use tokio_util::sync::CancellationToken;
 
@@ -216,7 +216,7 @@ impl Job<'_> {
             }
         }
         let mut recording = Recording::new(self.request, agent, grant.digest());
-        let reading = Inbound::new(from_agent);
+        let reading = Inbound::bounded(from_agent, MAX_SIGNED + 8);
         let steering = self.steer(agent, &mut to_agent, cancelled, console.must_end.clone());
         let finished = tokio::select! {
             finished = follow(reading, &mut recording, console) => finished,
@@ -268,7 +268,7 @@ impl Job<'_> {
             let key = reeve_wire::sshsig::fingerprint(&agent.identity.key);
             let party = Party::agent(agent.identity.host.clone(), Some(&key), None);
             let happened = Happened::anomaly(party, Code::Protocol.as_str(), anomaly);
-            self.master.ledger.took_away(happened.of_operation(self.request.authored.header().operation)).await;
+            self.master.ledger.amiss(happened.of_operation(self.request.authored.header().operation)).await;
         }
     }
 

@@ -277,6 +277,9 @@ fn common(certificate: &Certificate, cas: &[KeyLine], kind: CertType, now: Milli
     if certificate.cert_type() != kind {
         return Err(Code::CertificateKind.into());
     }
+    if cas.iter().any(|ca| ca.key() == certificate.public_key()) {
+        return Err(Refusal::because(Code::CertificateKind, "a CA's own key is nobody's").into());
+    }
     if now.seconds() < certificate.valid_after() || now.seconds() >= certificate.valid_before() {
         return Err(Code::CertificateExpired.into());
     }

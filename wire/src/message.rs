@@ -75,8 +75,8 @@ pub enum MessageError {
     /// A kind that this version does not know.
     #[error("a message part of the unknown kind {0}")]
     Kind(u8),
-    /// Larger than [`MAX_PART`].
-    #[error("a message part of {0} bytes; the most is {MAX_PART}")]
+    /// Larger than belongs here.
+    #[error("a message part of {0} bytes, which is more than belongs here")]
     TooLarge(usize),
     /// Not the JSON that it should be.
     #[error(transparent)]
@@ -135,12 +135,24 @@ impl Part {
 }
 
 /// Takes parts out of a run of bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PartReader {
     held: Vec<u8>,
+    most: usize,
+}
+
+impl Default for PartReader {
+    fn default() -> Self {
+        Self::bounded(MAX_PART)
+    }
 }
 
 impl PartReader {
+    /// Takes parts of at most `most` bytes, and never more than [`MAX_PART`].
+    pub fn bounded(most: usize) -> Self {
+        Self { held: Vec::new(), most: most.min(MAX_PART) }
+    }
+
     /// Adds bytes as they came.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
@@ -156,7 +168,7 @@ impl PartReader {
         };
         let kind = PartKind::try_from(kind)?;
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        if length > MAX_PART {
+        if length > self.most {
             return Err(MessageError::TooLarge(length));
         }
         let Some(bytes) = rest.get(..length) else {
@@ -542,6 +554,9 @@ mod tests {
         let mut reader = PartReader::default();
         reader.feed(&[PartKind::Package as u8, 0xff, 0xff, 0xff, 0xff]);
         assert!(matches!(reader.next_part(), Err(MessageError::TooLarge(_))));
+        let mut reader = PartReader::bounded(8);
+        reader.feed(&[PartKind::Package as u8, 0, 0, 0, 9]);
+        assert!(matches!(reader.next_part(), Err(MessageError::TooLarge(9))));
         let mut reader = PartReader::default();
         reader.feed(&[250, 0, 0, 0, 0]);
         assert!(matches!(reader.next_part(), Err(MessageError::Kind(250))));

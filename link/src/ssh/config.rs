@@ -16,8 +16,9 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVES_UNANSWERED: usize = 3;
 /// More than about 32 KiB a packet gained nothing in any measurement.
 const PACKET: u32 = 32 * 1024;
-/// Refusals take this long, whatever the reason, so that their time tells nothing.
-const REJECTION: Duration = Duration::from_secs(1);
+/// How long a server's handler is to take over a refused login, whatever the reason, so that its time tells nothing.
+/// russh's own delay would fall on a first factor that was accepted as well: to it that is a rejection, too.
+pub const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// Attempts before a server hangs up. A login takes two, and a mistyped password one more each.
 const ATTEMPTS: usize = 6;
 const REKEY_BYTES: usize = 1 << 30;
@@ -67,7 +68,7 @@ pub fn server_config(identity: HostIdentity) -> server::Config {
     server::Config {
         server_id: SshId::Standard(Cow::Borrowed(NAME)),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
-        auth_rejection_time: REJECTION,
+        auth_rejection_time: Duration::ZERO,
         // A client that only asks which methods there are has guessed at nothing.
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: vec![identity.key],

@@ -21,6 +21,7 @@ use reeve_wire::library::SignedIndex;
 use reeve_wire::message::{AgentHello, Consistency, MasterHello, MessageError, Part, PartKind, Ready};
 use reeve_wire::note::SignedCheckpoint;
 use reeve_wire::output::visible_line;
+use reeve_wire::signed::MAX_SIGNED;
 
 use self::reconcile::Loose;
 use crate::fleet::Agent;
@@ -82,12 +83,15 @@ impl Gone {
 
 /// Serves an agent's connection until it ends.
 pub async fn serve(master: &Arc<Master>, identity: AgentIdentity, address: &str, link: Link) {
-    link.refuse_streams();
     let key = reeve_wire::sshsig::fingerprint(&identity.key);
     let host = identity.host.clone();
     let party = move || Party::agent(host.clone(), Some(&key), Some(address));
     let control = Control { master, link: link.clone(), identity };
-    if let Err(gone) = control.converse(&party).await {
+    let over = tokio::select! {
+        over = control.converse(&party) => over,
+        never = takes_no_streams(master, &link, &party) => match never {},
+    };
+    if let Err(gone) = over {
         tracing::info!(host = %control.identity.host, %gone, "an agent is gone");
         if gone.is_amiss() {
             let happened = Happened::anomaly(party(), Code::Protocol.as_str(), &gone.to_string());
@@ -95,6 +99,16 @@ pub async fn serve(master: &Arc<Master>, identity: AgentIdentity, address: &str,
         }
     }
     link.kill(reeve_link::Why::Closed);
+}
+
+/// Only the master opens streams: an agent that does is noted and cut.
+async fn takes_no_streams(master: &Arc<Master>, link: &Link, party: &impl Fn() -> Party) -> std::convert::Infallible {
+    if link.accept().await.is_some() {
+        let why = "it opened a stream, which only the master does";
+        link.kill(reeve_link::Why::Protocol(why));
+        master.ledger.amiss(Happened::anomaly(party(), Code::Protocol.as_str(), why)).await;
+    }
+    std::future::pending().await
 }
 
 struct Control<'a> {
@@ -113,7 +127,7 @@ struct Shown {
 impl Control<'_> {
     async fn converse(&self, party: &impl Fn() -> Party) -> Result<(), Gone> {
         let (mut sender, receiver) = self.link.open()?.split();
-        let mut inbound = Inbound::new(receiver);
+        let mut inbound = Inbound::bounded(receiver, MAX_SIGNED + 8);
 
         let hello = self.hello(&mut sender, &mut inbound).await?;
         let mut shown = self.show(&mut sender, &hello).await?;

@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use reeve_audit::record::{Happened, Party};
 use reeve_link::Link;
-use reeve_link::ssh::{ServerCarrier, is_user_algorithm};
+use reeve_link::ssh::{REFUSAL_TIME, ServerCarrier, is_user_algorithm};
 use reeve_wire::certificate::{self, AgentIdentity, Role, Technician};
 use reeve_wire::code::{Code, Refusal};
 use reeve_wire::name::Principal;
 use reeve_wire::sshsig;
 use russh::keys::Certificate;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session as SshSession, VerifiedPublicKey};
-use russh::{Channel, ChannelId, MethodKind, MethodSet};
+use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::AuthFailure;
@@ -93,6 +94,10 @@ pub(super) struct Visitor {
     stage: Stage,
     admitted: CancellationToken,
     leaving: Leaving,
+    /// Whether the one channel is taken.
+    opened: bool,
+    /// Whether it is on record that the peer asked for what Reeve does not serve.
+    noted: bool,
 }
 
 impl Visitor {
@@ -103,7 +108,8 @@ impl Visitor {
         admitted: CancellationToken,
     ) -> Self {
         let carrier = ServerCarrier::new(&master.tasks, socket.clone());
-        Self { master, peer, carrier, stage: Stage::Stranger, admitted, leaving: Leaving::default() }
+        let (stage, leaving) = (Stage::Stranger, Leaving::default());
+        Self { master, peer, carrier, stage, admitted, leaving, opened: false, noted: false }
     }
 
     pub(super) fn leaving(&self) -> Leaving {
@@ -119,8 +125,47 @@ impl Visitor {
     async fn refuse(&mut self, login: &str, key: Option<String>, refusal: &Refusal) -> Auth {
         self.leaving.with(|seen| seen.settled = true);
         let party = Party { user: Some(login.into()), key, ..Party::address(&self.peer.ip().to_string()) };
+        let began = Instant::now();
         self.master.door.refused(self.peer.ip(), party, refusal).await;
-        Auth::reject()
+        turn_away(began).await
+    }
+
+    /// A technician at this connection, by the own key.
+    fn technician(&self, who: &Technician) -> Party {
+        self.technician_by(who, &who.fingerprint())
+    }
+
+    fn technician_by(&self, who: &Technician, key: &str) -> Party {
+        Party::technician(&who.name, Some(&who.directory_id), Some(key), Some(&self.peer.ip().to_string()))
+    }
+
+    /// Who this is, once it is proved.
+    fn known(&self) -> Option<Party> {
+        let Stage::Known(who) = &self.stage else {
+            return None;
+        };
+        match who {
+            Who::Agent(agent) => {
+                let (key, address) = (sshsig::fingerprint(&agent.key), self.peer.ip().to_string());
+                Some(Party::agent(agent.host.clone(), Some(&key), Some(&address)))
+            }
+            Who::Technician { technician, .. } => Some(self.technician(technician)),
+            Who::Session(session) => Some(self.technician_by(&session.technician, &session.fingerprint())),
+            Who::Anyone | Who::TurnedAway { .. } => None,
+        }
+    }
+
+    /// Records, once a connection, that someone who is known asks for what SSH can do and Reeve does not serve.
+    async fn uninvited(&mut self, what: &str) {
+        if self.noted {
+            return;
+        }
+        if let Some(party) = self.known() {
+            self.noted = true;
+            let reason = format!("it asked for {what}, which no program of Reeve asks for");
+            let happened = Happened::anomaly(party, Code::Protocol.as_str(), &reason);
+            self.master.ledger.amiss(happened).await;
+        }
     }
 
     /// Proves the second factor of `technician`.
@@ -138,10 +183,7 @@ impl Visitor {
 
     /// Whoever proved both factors is recorded before it counts.
     async fn both_factors(&self, technician: Technician, certificate: Vec<u8>) -> Result<Who, Refusal> {
-        let address = self.peer.ip().to_string();
-        let fingerprint = technician.fingerprint();
-        let party =
-            Party::technician(&technician.name, Some(&technician.directory_id), Some(&fingerprint), Some(&address));
+        let party = self.technician(&technician);
         let answer = self.master.directory.standing(&technician.name).await;
         if let Err(refusal) = policy::admit(&technician, &answer) {
             let happened = Happened::login_failed(party, refusal.code.as_str(), &refusal.reason, 1);
@@ -173,11 +215,21 @@ impl Visitor {
     }
 }
 
+/// Refuses when a refusal's time is over: a quick no and a slow one look the same.
+async fn turn_away(began: Instant) -> Auth {
+    tokio::time::sleep_until(began + REFUSAL_TIME).await;
+    Auth::reject()
+}
+
 impl Handler for Visitor {
     type Error = russh::Error;
 
     async fn auth_none(&mut self, user: &str) -> Result<Auth, Self::Error> {
-        if user == ENROLL { Ok(self.admit(Who::Anyone)) } else { Ok(Auth::reject()) }
+        if user == ENROLL {
+            return Ok(self.admit(Who::Anyone));
+        }
+        self.leaving.with(|seen| seen.login = Some(user.to_owned()));
+        Ok(Auth::reject())
     }
 
     async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
@@ -220,14 +272,16 @@ impl Handler for Visitor {
     }
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Self::Error> {
+        let began = Instant::now();
         let Stage::KeyProved { login, technician, certificate } = &self.stage else {
-            return Ok(Auth::reject());
+            self.leaving.with(|seen| seen.login = Some(user.to_owned()));
+            return Ok(turn_away(began).await);
         };
         if login != user {
-            return Ok(Auth::reject());
+            return Ok(turn_away(began).await);
         }
         let (technician, certificate) = (technician.clone(), certificate.clone());
-        let fingerprint = technician.fingerprint();
+        let party = self.technician(&technician);
         let proved = match self.second_factor(&technician, password).await {
             Ok(()) => self.both_factors(technician, certificate).await,
             Err(refusal) => Err(refusal),
@@ -236,7 +290,11 @@ impl Handler for Visitor {
             Ok(who) => Ok(self.admit(who)),
             Err(refusal) => {
                 self.stage = Stage::Stranger;
-                Ok(self.refuse(user, Some(fingerprint), &refusal).await)
+                self.leaving.with(|seen| seen.settled = true);
+                // Whoever proved a technician's key is no stranger: each failure of the second factor is on record.
+                let failed = Happened::login_failed(party, refusal.code.as_str(), &refusal.reason, 1);
+                self.master.ledger.amiss(failed).await;
+                Ok(turn_away(began).await)
             }
         }
     }
@@ -247,10 +305,133 @@ impl Handler for Visitor {
         reply: ChannelOpenHandle,
         _session: &mut SshSession,
     ) -> Result<(), Self::Error> {
+        if std::mem::replace(&mut self.opened, true) {
+            self.uninvited("a second channel").await;
+            return Ok(());
+        }
         if matches!(self.stage, Stage::Known(_)) {
             self.carrier.open(channel, reply).await;
         }
         Ok(())
+    }
+
+    // A dropped reply is a refusal.
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut SshSession,
+    ) -> Result<(), Self::Error> {
+        self.uninvited("a forwarded connection").await;
+        Ok(())
+    }
+
+    async fn channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut SshSession,
+    ) -> Result<(), Self::Error> {
+        self.uninvited("a forwarded connection").await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: ChannelOpenHandle,
+        _: &mut SshSession,
+    ) -> Result<(), Self::Error> {
+        self.uninvited("a forwarded socket").await;
+        Ok(())
+    }
+
+    async fn channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: ChannelOpenHandle,
+        _: &mut SshSession,
+    ) -> Result<(), Self::Error> {
+        self.uninvited("an X11 connection").await;
+        Ok(())
+    }
+
+    async fn tcpip_forward(&mut self, _: &str, _: &mut u32, _: &mut SshSession) -> Result<bool, Self::Error> {
+        self.uninvited("a forwarded port").await;
+        Ok(false)
+    }
+
+    async fn streamlocal_forward(&mut self, _: &str, _: &mut SshSession) -> Result<bool, Self::Error> {
+        self.uninvited("a forwarded socket").await;
+        Ok(false)
+    }
+
+    async fn agent_request(&mut self, _: ChannelId, _: &mut SshSession) -> Result<bool, Self::Error> {
+        self.uninvited("agent forwarding").await;
+        Ok(false)
+    }
+
+    // Nobody answers these unless the handler does, and their asker would wait.
+
+    async fn exec_request(&mut self, id: ChannelId, _: &[u8], session: &mut SshSession) -> Result<(), Self::Error> {
+        self.uninvited("a command").await;
+        session.channel_failure(id)
+    }
+
+    async fn shell_request(&mut self, id: ChannelId, session: &mut SshSession) -> Result<(), Self::Error> {
+        self.uninvited("a shell").await;
+        session.channel_failure(id)
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        _: &str,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: u32,
+        _: &[(Pty, u32)],
+        session: &mut SshSession,
+    ) -> Result<(), Self::Error> {
+        self.uninvited("a terminal").await;
+        session.channel_failure(id)
+    }
+
+    async fn x11_request(
+        &mut self,
+        id: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        session: &mut SshSession,
+    ) -> Result<(), Self::Error> {
+        self.uninvited("X11 forwarding").await;
+        session.channel_failure(id)
+    }
+
+    /// Stock clients send the language of their user, so this one is refused and says nothing of the peer.
+    async fn env_request(
+        &mut self,
+        id: ChannelId,
+        _: &str,
+        _: &str,
+        session: &mut SshSession,
+    ) -> Result<(), Self::Error> {
+        session.channel_failure(id)
     }
 
     async fn subsystem_request(
@@ -259,8 +440,9 @@ impl Handler for Visitor {
         name: &str,
         session: &mut SshSession,
     ) -> Result<(), Self::Error> {
-        if let Some(link) = self.carrier.subsystem(channel, name, session)? {
-            self.serve(link);
+        match self.carrier.subsystem(channel, name, session)? {
+            Some(link) => self.serve(link),
+            None => self.uninvited("another subsystem").await,
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use reeve_audit::record::{Order, Party};
+use reeve_audit::record::{Happened, Order, Party};
 use reeve_link::parts::{self, Inbound, PartsError};
 use reeve_link::{Content, Link, Sender, Stream};
 use reeve_wire::certificate::{self, Technician};
@@ -19,7 +19,9 @@ use reeve_wire::code::{Code, Refusal};
 use reeve_wire::id::OperationId;
 use reeve_wire::level::Level;
 use reeve_wire::message::{Answer, Ask, Part, PartKind};
+use reeve_wire::request::MAX_STDIN;
 use reeve_wire::time::Millis;
+use tokio::sync::Semaphore;
 
 use self::submit::Submitted;
 use crate::master::Master;
@@ -28,6 +30,13 @@ use crate::ssh::Who;
 
 /// How long a technician's console may take to say all of an ask, and to take in the answer.
 const ASK_WITHIN: Duration = Duration::from_secs(30);
+
+/// Asks of one connection that are answered at once; more wait their turn. A fan-out of the console has 64.
+const MOST_ASKS: usize = 128;
+
+/// The largest part that a console may send: standard input, and some room. With [`MOST_ASKS`] it bounds what one
+/// technician can make the master hold.
+const MOST_SAID: usize = MAX_STDIN + 64 * 1024;
 
 /// Requests that one connection may have handed in at once.
 const MOST_REQUESTS: usize = 64;
@@ -64,9 +73,16 @@ pub async fn serve(master: &Arc<Master>, who: Who, address: String, link: &Link)
         requests: Mutex::default(),
         vouched_by: AtomicU64::new(u64::MAX),
     });
-    while let Some(stream) = link.accept().await {
+    let places = Arc::new(Semaphore::new(MOST_ASKS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let Some(stream) = link.accept().await else {
+            return;
+        };
         let visit = Arc::clone(&visit);
-        master.tasks.spawn("ask", async move { visit.answer(stream).await });
+        master.tasks.spawn("ask", async move {
+            visit.answer(stream).await;
+            drop(place);
+        });
     }
 }
 
@@ -84,13 +100,14 @@ async fn turn_away(master: &Arc<Master>, refusal: Refusal, record: Option<u64>, 
 impl Visit {
     async fn answer(self: Arc<Self>, stream: Stream) {
         let (sender, receiver) = stream.split();
-        let mut inbound = Inbound::new(receiver);
-        let ask = match within(inbound.part()).await.and_then(|part| Ok(part.read::<Ask>(PartKind::Ask)?)) {
+        let mut inbound = Inbound::bounded(receiver, MOST_SAID);
+        let ask = match self.first(&mut inbound).await {
             Ok(ask) => ask,
             Err(refusal) => return finish(sender, &refused(refusal)).await,
         };
         if let Err(refusal) = self.still_welcome(&ask) {
-            return finish(sender, &refused(refusal)).await;
+            let answer = self.unwelcome(&ask, refusal).await;
+            return finish(sender, &answer).await;
         }
         match ask {
             Ask::Whoami {} => finish(sender, &self.whoami()).await,
@@ -101,6 +118,34 @@ impl Visit {
             Ask::Resolve { operation, selector, item } => self.resolve(sender, operation, &selector, item).await,
             Ask::Submit { operation } => self.submit(sender, inbound, operation).await,
             Ask::Run { operation, host } => self.run(sender, inbound, operation, &host).await,
+        }
+    }
+
+    /// What a stream begins with. Anything but an ask is noted.
+    async fn first(&self, inbound: &mut Inbound) -> Result<Ask, Refusal> {
+        let part = within(inbound.part()).await?;
+        match part.read(PartKind::Ask) {
+            Ok(ask) => Ok(ask),
+            Err(error) => {
+                let refusal = Refusal::from(error);
+                let happened = Happened::anomaly(self.party(), refusal.code.as_str(), &refusal.reason);
+                self.master.ledger.amiss(happened).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Refuses an ask of someone who is no longer welcome; work that was asked for has its record.
+    async fn unwelcome(&self, ask: &Ask, refusal: Refusal) -> Answer {
+        match ask {
+            Ask::Resolve { operation, .. } | Ask::Submit { operation } => {
+                self.refuse(self.order(*operation), refusal).await
+            }
+            Ask::Run { operation, host } => {
+                self.refuse(Order { host: Some(host.clone()), ..self.order(*operation) }, refusal).await
+            }
+            Ask::Register {} => self.refuse_login(refusal).await,
+            Ask::Whoami {} | Ask::Hosts { .. } | Ask::Why { .. } | Ask::Logout {} => refused(refusal),
         }
     }
 

@@ -7,7 +7,7 @@ use reeve_wire::message::{Answer, PartKind, Whoami};
 use reeve_wire::signed::Signed;
 use reeve_wire::time::Millis;
 
-use super::{Visit, refused, within};
+use super::{Visit, within};
 
 impl Visit {
     pub(super) fn whoami(&self) -> Answer {
@@ -26,8 +26,15 @@ impl Visit {
     pub(super) async fn register(&self, inbound: &mut Inbound) -> Answer {
         match self.try_register(inbound).await {
             Ok(until) => Answer::Registered { until },
-            Err(refusal) => refused(refusal),
+            Err(refusal) => self.refuse_login(refusal).await,
         }
+    }
+
+    /// Records that this technician got no session.
+    pub(super) async fn refuse_login(&self, refusal: Refusal) -> Answer {
+        let happened = Happened::login_failed(self.party(), refusal.code.as_str(), &refusal.reason, 1);
+        let record = self.master.ledger.event(happened).await.ok();
+        Answer::Refused { refusal, record }
     }
 
     async fn try_register(&self, inbound: &mut Inbound) -> Result<Millis, Refusal> {

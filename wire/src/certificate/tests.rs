@@ -336,6 +336,19 @@ fn an_algorithm_that_is_not_accepted_is_refused() {
 }
 
 #[test]
+fn a_cas_own_key_is_nobodys() {
+    let site = Site::new();
+    let own =
+        |ca: &PrivateKey, recipe: Recipe| site.make(&Recipe { key: ca.public_key().key_data().clone(), ..recipe });
+    let person = own(&site.technicians, technician_recipe());
+    let server = own(&site.agents, agent_recipe());
+    let broker = own(&site.masters, master_recipe());
+    assert_eq!(code(technician(&person, &site.trust, NOW)), Code::CertificateKind);
+    assert_eq!(code(agent(&server, &site.trust, NOW)), Code::CertificateKind);
+    assert_eq!(code(master(&broker, &site.trust, NOW)), Code::CertificateKind);
+}
+
+#[test]
 fn a_certificate_never_stands_for_a_key() {
     let made = Site::new().make(&technician_recipe());
     assert_eq!(KeyLine::new(KeyData::from(made.clone())), Err(KeyError::Malformed));
