@@ -1,8 +1,11 @@
 //! Which certificates open the door, and what the others get.
 
+use std::sync::Arc;
+
 use reeve_link::dial::DialError;
 use reeve_wire::sshsig;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use super::clients::{Message, Raw, kind, query, with_certificate, with_password};
 use super::papers::{Held, Wish};
@@ -93,11 +96,16 @@ fn cases(stage: &Stage) -> Vec<Case> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_certificate_but_the_right_one_opens_the_door_and_each_refusal_is_recorded() {
-    let stage = Stage::new();
+    let stage = Arc::new(Stage::new());
+    let mut tries = JoinSet::new();
     for case in cases(&stage) {
-        refused_by_dial(&stage, &case).await;
-        refused_by_ssh(&stage, &case).await;
+        let stage = Arc::clone(&stage);
+        tries.spawn(async move {
+            refused_by_dial(&stage, &case).await;
+            refused_by_ssh(&stage, &case).await;
+        });
     }
+    tries.join_all().await;
 
     // The right ones do, so that the refusals above are not for the form of what ssh-keygen writes.
     let bob = stage.issue(&stage.like_bob());
@@ -132,7 +140,7 @@ async fn refused_by_dial(stage: &Stage, case: &Case) {
 /// Stock `ssh` shows the certificate and then the bare key, which is no session's: two refusals.
 async fn refused_by_ssh(stage: &Stage, case: &Case) {
     let source = stage.source();
-    let (status, said) = stage.stock_ssh(source, case.claim, &case.held, &[]);
+    let (status, said) = tokio::task::block_in_place(|| stage.stock_ssh(source, case.claim, &case.held, &[]));
     assert_eq!(status, 255, "{}: {said}", case.what);
     assert!(said.contains("Permission denied"), "{}: {said}", case.what);
     let unseen = case.unseen || case.unshown;

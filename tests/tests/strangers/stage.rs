@@ -109,12 +109,8 @@ impl Stage {
         let lines = self.lines().into_iter().rev().filter(|line| kinds.contains(&line["kind"].as_str().unwrap()));
         let recorded = lines.filter_map(|line| {
             let record = reader.record(line["record_result"].as_u64()?).unwrap();
-            match record.value.body {
-                Body::Event(_, event) if event.address.as_deref() == Some(&source.to_string()) => {
-                    Some(Recorded { line, event })
-                }
-                _ => None,
-            }
+            let Body::Event(_, event) = record.value.body else { return None };
+            (event.address.as_deref() == Some(&source.to_string())).then_some(Recorded { line, event })
         });
         recorded.collect()
     }
@@ -137,6 +133,18 @@ impl Stage {
             assert!(began.elapsed() < RECORDED, "{what}: within {RECORDED:?} only {noted:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// How often an agent of `host` has come so far that work could be sent to it.
+    pub(crate) fn arrivals(&self, host: &str) -> usize {
+        let reader = self.reader();
+        let lines = self.lines().into_iter().filter(|line| line["kind"] == "connection" && line["host"] == host);
+        let arrived = lines.filter(|line| {
+            let record = reader.record(line["record_result"].as_u64().unwrap()).unwrap();
+            let Body::Event(_, event) = record.value.body else { return false };
+            event.facts.iter().any(|(name, value)| name == "state" && value.as_bytes() == b"connected")
+        });
+        arrived.count()
     }
 
     /// The record's line of an operation, which must have exactly one with this code.

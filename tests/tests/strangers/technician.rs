@@ -109,7 +109,10 @@ impl Hand {
 impl Heard {
     /// Hears one thing; false at the end.
     async fn hear(&mut self, inbound: &mut Inbound) -> bool {
-        match tokio::time::timeout(PATIENCE, inbound.next()).await.unwrap() {
+        let Ok(next) = tokio::time::timeout(PATIENCE, inbound.next()).await else {
+            panic!("no end within {PATIENCE:?} of {:?}", self.answers());
+        };
+        match next {
             Ok(Some(Item::Part(part))) => self.parts.push(part),
             Ok(Some(Item::Bytes(_, bytes, _))) => self.output.extend_from_slice(&bytes),
             Ok(None) => return false,
