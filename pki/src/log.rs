@@ -47,7 +47,7 @@ pub struct Entry {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Act {
     /// The CA was made.
-    Init(Founding),
+    Init(Box<Founding>),
     /// A certificate was issued.
     Issue(Box<Issued>),
     /// A key was made a library signer.
@@ -171,7 +171,7 @@ impl IssueLog {
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|source| LogError::Io { path: path.clone(), source })?;
         let mut log = Self { path, file, entries: Vec::new(), head: NONE_BEFORE };
-        log.append(at, Act::Init(founding))?;
+        log.append(at, Act::Init(Box::new(founding)))?;
         Ok(log)
     }
 

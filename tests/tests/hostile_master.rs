@@ -284,7 +284,8 @@ const FORGERIES: &[Forgery] = &[
             header.item = Some(item);
             header.level = Level::One;
         });
-        let changed = String::from_utf8(bytes).unwrap().replace("uptime\"]", "reboot\"]");
+        let changed = String::from_utf8(bytes.clone()).unwrap().replace("/bin/sh", "/bin/su");
+        assert_ne!(changed.as_bytes(), bytes);
         package.item = Some(changed.into_bytes());
         stage.parts(&package, 0)
     }),
