@@ -126,6 +126,13 @@ fn on_a_full_disk_nothing_begins_and_what_runs_is_recorded_to_its_end() {
     let running = site.spawn("alice", ["exec", WEB01, "--json", "--", "sh", "-c", &long]).unwrap();
     wait_for("it runs", Duration::from_secs(20), || site.programs_started(WEB01) == before + 1);
 
+    let open = small.audit(&site, &["open", "--json"]).json();
+    let [open] = open.as_slice() else { panic!("one operation is open, not {open:?}") };
+    assert_eq!(
+        (open["state"].as_str(), open["user"].as_str(), open["host"].as_str()),
+        (Some("open"), Some("alice"), Some(WEB01))
+    );
+
     small.fill();
     let (mut ran, mut refusals) = (0, 0);
     while refusals < 5 {
@@ -148,6 +155,7 @@ fn on_a_full_disk_nothing_begins_and_what_runs_is_recorded_to_its_end() {
     let done = Site::finish(running).unwrap();
     let said = done.json().remove(0);
     assert_eq!((done.status, said["outcome"].as_str()), (0, Some("exited")), "{done:?}");
+    assert_eq!(said["operation"], open["operation"]);
     let line = small.line(&site, said["operation"].as_str().unwrap());
     assert_eq!((&line["outcome"], &line["record_result"]), (&said["outcome"], &said["record"]), "{line}");
     assert!(line["output_bytes"].as_u64() > Some(100_000) && line["output_sha256"].is_string(), "{line}");
