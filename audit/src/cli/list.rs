@@ -104,6 +104,7 @@ pub(crate) fn list(reader: &Reader, arguments: &Arguments) -> Result<u8, Failure
     let filter = arguments.filter()?;
     let mut listed = 0_u64;
     let mut table = output::Lines::new(&["TIME", "USER", "HOST", "LEVEL", "DECISION", "OUTCOME", "WHAT", "OPERATION"]);
+    let narrow = table.is_narrow();
     if arguments.csv {
         output::csv(&TITLES.map(str::to_owned))?;
     }
@@ -112,7 +113,7 @@ pub(crate) fn list(reader: &Reader, arguments: &Arguments) -> Result<u8, Failure
         match (arguments.json, arguments.csv) {
             (true, _) => output::json(&line)?,
             (false, true) => output::csv(&csv_fields(line))?,
-            (false, false) => table.row(table_cells(&line), line.decision == Some("refused")),
+            (false, false) => table.row(table_cells(&line, narrow), line.decision == Some("refused")),
         }
         Ok::<_, Failure>(true)
     })?;
@@ -186,8 +187,10 @@ fn csv_fields(line: Listed) -> Vec<String> {
     ]
 }
 
-fn table_cells(line: &Listed) -> Vec<String> {
-    let time: String = line.time.chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect();
+/// Where there is little room the year goes first.
+fn table_cells(line: &Listed, narrow: bool) -> Vec<String> {
+    let time: String =
+        line.time.chars().take(19).skip(if narrow { 5 } else { 0 }).map(|c| if c == 'T' { ' ' } else { c }).collect();
     let outcome = match (line.outcome, line.exit_status) {
         (Some(Outcome::Exited), Some(status)) => format!("exited {status}"),
         (Some(outcome), _) => outcome.to_string(),

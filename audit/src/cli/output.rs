@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use comfy_table::{Cell, Color, ContentArrangement, Row, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
 use reeve_wire::output::{visible, visible_line};
 use serde::Serialize;
 
@@ -65,7 +65,16 @@ impl Lines {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).enforce_styling();
         table.set_header(titles.iter().map(Cell::new).collect::<Vec<_>>());
+        // What tells one row from the next is never cut; what is long gives way.
+        if let Some(first) = table.column_mut(0) {
+            first.set_constraint(ColumnConstraint::ContentWidth);
+        }
         Self { table }
+    }
+
+    /// Whether the terminal is too narrow for everything.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.table.width().is_some_and(|width| width < 100)
     }
 
     /// Adds a row of texts; `refused` ones stand out.
