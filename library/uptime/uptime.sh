@@ -1,3 +1,4 @@
+#!/bin/sh
 # What uptime(1) says; where there is none, the same from proc(5).
 if [ -x /usr/bin/uptime ]; then
   exec /usr/bin/uptime
