@@ -147,7 +147,7 @@ async fn asked_to_stop() -> &'static str {
 
 fn keys(config: &Config, only_vkey: bool) -> Outcome {
     if !config.key.exists() {
-        make_host_key(config)?;
+        keyfile::make_key(&config.key, &format!("master:{}", config.name)).map_err(internal)?;
     }
     if !config.log_key.exists() {
         let signer = LogSigner::generate(&config.log_name()).map_err(internal)?;
@@ -159,22 +159,8 @@ fn keys(config: &Config, only_vkey: bool) -> Outcome {
         return say(signer.vkey());
     }
     say(format_args!("host key   {}  {}", sshsig::fingerprint(key.public_key().key_data()), config.key.display()))?;
-    say(format_args!("public     {}", public_path(&config.key).display()))?;
+    say(format_args!("public     {}", keyfile::public_path(&config.key).display()))?;
     say(format_args!("vkey       {}", signer.vkey()))
-}
-
-fn make_host_key(config: &Config) -> Outcome {
-    let key = sshsig::generate(&format!("master:{}", config.name)).map_err(internal)?;
-    let text = key.to_openssh(ssh_key::LineEnding::LF).map_err(internal)?;
-    keyfile::write_secret(&config.key, text.as_bytes()).map_err(internal)?;
-    let public = key.public_key().to_openssh().map_err(internal)?;
-    std::fs::write(public_path(&config.key), format!("{public}\n")).map_err(internal)
-}
-
-fn public_path(key: &Path) -> PathBuf {
-    let mut name = key.as_os_str().to_owned();
-    name.push(".pub");
-    name.into()
 }
 
 fn check(path: &Path) -> Outcome {

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use reeve_wire::sshsig;
-use ssh_key::{LineEnding, PrivateKey};
+use reeve_wire::keyfile;
 
 use crate::cast::{self, FilePerson};
 use crate::failure::{During as _, Failure};
@@ -311,18 +310,11 @@ const SERVICE_MANAGER: &str = "#!/bin/sh\n\
 
 /// Makes a key file and the public one beside it, whose path it gives.
 fn make_key(path: &Path, comment: &str) -> Result<PathBuf, Failure> {
-    let made = sshsig::generate(comment).map_err(std::io::Error::other).during("making a key")?;
-    let encode = |key: &PrivateKey| {
-        let private = key.to_openssh(LineEnding::LF)?;
-        Ok::<_, ssh_key::Error>((private, key.public_key().to_openssh()?))
-    };
-    let (private, public) = encode(&made).map_err(std::io::Error::other).during("making a key")?;
-    write_private(path, &private)?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".pub");
-    let beside = PathBuf::from(beside);
-    write_private(&beside, &format!("{public}\n"))?;
-    Ok(beside)
+    if let Some(folder) = path.parent() {
+        private_folder(folder)?;
+    }
+    keyfile::make_key(path, comment).during("making a key")?;
+    Ok(keyfile::public_path(path))
 }
 
 fn random_word() -> String {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use ssh_key::public::KeyData;
-use ssh_key::{PrivateKey, PublicKey};
+use ssh_key::{LineEnding, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::sshsig;
@@ -183,6 +183,27 @@ pub fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
         drop(std::fs::remove_file(&beside));
     }
     written
+}
+
+/// Where the public half of a private key's file stands, as `ssh-keygen` has it: `KEY.pub`.
+pub fn public_path(key: &Path) -> PathBuf {
+    let mut name = key.as_os_str().to_owned();
+    name.push(".pub");
+    name.into()
+}
+
+/// Makes a key where it is used: the private half at `path`, for nobody else to read, and the public half beside it as
+/// a line without comment.
+///
+/// # Errors
+/// When no key can be made or a file cannot be written.
+pub fn make_key(path: &Path, comment: &str) -> std::io::Result<KeyLine> {
+    let key = sshsig::generate(comment).map_err(std::io::Error::other)?;
+    let line = KeyLine::new(key.public_key().key_data().clone()).map_err(std::io::Error::other)?;
+    let private = key.to_openssh(LineEnding::LF).map_err(std::io::Error::other)?;
+    std::fs::write(public_path(path), format!("{line}\n"))?;
+    write_secret(path, private.as_bytes())?;
+    Ok(line)
 }
 
 /// Reads a private key from OpenSSH text.
